@@ -139,6 +139,9 @@ def test_sites(data):
     assert "could be swapped" in the(
         relabelled(data, Sampling_Date=[*dates[:4], "3/4/2015", "2015-04-03"]), "sites", FAIL
     )
+    texts = relabelled(data, Sampling_Date=[*dates[:5], "yesterday"])
+    assert "1 of 6 cells are no dates" in the(texts, "sites", WARN)
+    assert "'yesterday'" in the(texts, "sites", WARN)
     assert "train with cv.groups none" in the(
         relabelled(data, Sampling_Date="2015/9/4", State="Tas"), "sites", WARN
     )

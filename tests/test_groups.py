@@ -162,6 +162,14 @@ def test_about_as_many_groups_as_photographs_are_warned_of():
     assert not doubts_about_groups(splits(frame), frame, FARM_AND_DATE)
 
 
+def test_a_text_among_the_dates_of_a_group_is_named():
+    frame = farms()
+    frame.loc[3, "Date"] = "yesterday"
+    (said,) = doubts_about_groups(splits(frame), frame, FARM_AND_DATE)
+    assert said.startswith("cv.groups: Date: 1 of 60 cells are no dates, so one visit may")
+    assert said.endswith(":\n  ID003: 'yesterday'")
+
+
 def test_columns_that_could_be_groups_are_named():
     """Text of which each value is of two photographs at least."""
     frame = farms(40).assign(Note=[f"note {i}" for i in range(40)], Region="Alps", path="a.jpg")

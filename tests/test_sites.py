@@ -153,12 +153,23 @@ def test_a_column_written_in_one_order_is_taken(evident):
 )
 def test_K2_dates_that_look_alike_are_named(pair):
     frame = visits(*pair, "2015/9/9")
-    (said,) = doubts_about_sites(frame)
+    *_, said = doubts_about_sites(frame)
     assert (
         count_sites(frame) == 3
         and all(f"Tas_{date}" in said for date in pair)
         and "(1 pairs)" in said
     )
+
+
+def test_texts_among_dates_are_named_and_stay_sites_of_their_own():
+    """A date in another form is none of them: it is the same day."""
+    frame = visits("2015/9/19", "19.09.2015", "yesterday", "3/4/2015", "31/2/2015")
+    (said,) = doubts_about_sites(frame)
+    assert said.endswith(":\n  ID2: 'yesterday'\n  ID4: '31/2/2015'")
+    assert said.startswith("Sampling_Date: 2 of 5 cells are no dates")
+    assert site_of(frame).tolist()[:3] == ["Tas_2015/9/19", "Tas_2015/9/19", "Tas_yesterday"]
+    # a column of texts is meant so
+    assert doubts_about_sites(visits("autumn", "spring", "2015/7/21")) == []
 
 
 @pytest.mark.parametrize(

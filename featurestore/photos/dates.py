@@ -61,8 +61,19 @@ def dates_of(frame: pd.DataFrame, column: str) -> pd.Series:
 
 def are_dates(texts: Iterable[str]) -> bool:
     """Whether each of them is a date."""
-    parsed = map(parse_date, texts)
-    return all(each.day or each.swappable for each in parsed)
+    return all(parse_date(text).is_date for text in texts)
+
+
+def no_dates_among(frame: pd.DataFrame, column: str) -> list[str]:
+    """Cells that are no dates in a column where most are, `image_id: 'yesterday'` each."""
+    written = tidied(frame[column])
+    is_text = {text: not parse_date(text).is_date for text in written.unique()}
+    is_text_N = written.map(is_text).to_numpy(bool)
+    # where most cells are texts the column is meant as one
+    if 2 * is_text_N.sum() >= len(frame):
+        return []
+    pairs = zip(ids_of(frame)[is_text_N], written[is_text_N], strict=True)
+    return [f"{image_id}: {text!r}" for image_id, text in pairs]
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,11 @@ class ParsedDate:
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def is_date(self) -> bool:
+        """Whether it is a date at all, in whatever order."""
+        return bool(self.day or self.swappable)
 
 
 def parse_date(text: str) -> ParsedDate:

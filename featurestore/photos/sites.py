@@ -19,7 +19,7 @@ import pandas as pd
 from featurestore.errors import InputError, list_some
 from featurestore.format.spec import OWN_COLUMNS
 from featurestore.photos.columns import is_empty, one_case, require_columns, tidied
-from featurestore.photos.dates import are_dates, dates_of, month_of, parse_date
+from featurestore.photos.dates import are_dates, dates_of, month_of, no_dates_among, parse_date
 
 SITE_COLUMNS = ("State", "Sampling_Date")
 
@@ -105,7 +105,7 @@ def count_sites(frame: pd.DataFrame) -> int | None:
 def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
     """What a person should look at before folds are made, a message each.
 
-    Dates that are refused, sites that look alike.
+    Dates that are refused, texts among dates, sites that look alike.
 
     Nothing is said of a frame without State or Sampling_Date: its folds come from elsewhere.
     """
@@ -116,16 +116,24 @@ def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
         sites = pd.DataFrame({column: _values_of(frame, column) for column in SITE_COLUMNS})
     except InputError as err:
         return [str(err)]
+    doubts = []
+    if texts := no_dates_among(frame, "Sampling_Date"):
+        # kept as they are: sites of stores that are there must not change
+        doubts.append(
+            f"Sampling_Date: {len(texts)} of {len(frame)} cells are no dates; each such text is a "
+            "day of its own, and scores read too high where it is of a visit that other rows are "
+            f"of; write it as 2015-07-21:{list_some(texts)}"
+        )
     pairs = sites.drop_duplicates().sort_values(list(SITE_COLUMNS))
     # a warning only: photographs of two farms may well have been taken on one day
     alike = _alike(list(pairs.itertuples(index=False, name=None)))
-    if not alike:
-        return []
-    return [
-        f"sites that look alike ({len(alike)} pairs) are held out apart, so scores read too high "
-        "where they are one visit; spell State and Sampling_Date (2015-07-21) in one "
-        f"way:{list_some(alike)}"
-    ]
+    if alike:
+        doubts.append(
+            f"sites that look alike ({len(alike)} pairs) are held out apart, so scores read too "
+            "high where they are one visit; spell State and Sampling_Date (2015-07-21) in one "
+            f"way:{list_some(alike)}"
+        )
+    return doubts
 
 
 def warn_of_sites(frame: pd.DataFrame, source: Path | str) -> None:

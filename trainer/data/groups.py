@@ -4,6 +4,7 @@ import pandas as pd
 
 from featurestore.errors import InputError, list_some
 from featurestore.photos.columns import ids_of
+from featurestore.photos.dates import no_dates_among
 from featurestore.photos.sites import (
     SITE_COLUMNS,
     digests_of,
@@ -133,13 +134,15 @@ def doubts_about_groups(folds: pd.DataFrame, frame: pd.DataFrame, groups: Groups
     n_images = len(folds)
     n_groups = folds["group"].nunique()
     if groups != "none":
+        doubts = [] if isinstance(groups, str) else _texts_among_dates(frame, groups)
         if n_groups <= NEARLY_ALL * n_images:
-            return []
+            return doubts
         advice = "" if isinstance(groups, str) else "; name fewer or other columns in cv.groups"
         return [
+            *doubts,
             f"{counted(groups, n_groups)} for {n_images} photographs: nearly each is held out on "
             "its own. Where several are of one place and visit, scores read too high and "
-            f"intervals too narrow{advice}"
+            f"intervals too narrow{advice}",
         ]
 
     could_be = possible_groups(frame)
@@ -153,6 +156,19 @@ def doubts_about_groups(folds: pd.DataFrame, frame: pd.DataFrame, groups: Groups
         "each photograph is held out on its own (cv.groups none). Where several are of one place "
         f"and visit, scores read too high and intervals too narrow; {advice}"
     ]
+
+
+def _texts_among_dates(frame: pd.DataFrame, columns: list[str]) -> list[str]:
+    """Of columns that are dates but for some cells, whose rows may be of a day that others have."""
+    doubts = []
+    for column in columns:
+        if texts := no_dates_among(frame, column):
+            doubts.append(
+                f"cv.groups: {column}: {len(texts)} of {len(frame)} cells are no dates, so one "
+                "visit may be held out apart from itself; write them as 2015-07-21:"
+                f"{list_some(texts)}"
+            )
+    return doubts
 
 
 def told(folds: pd.DataFrame, groups: Groups) -> str:
