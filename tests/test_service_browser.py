@@ -277,6 +277,14 @@ def test_charts_are_saved_as_png_and_svg(see):
     assert title.startswith("Map of photographs by class token · A: ") and ", B: " in title
 
 
+def test_scores_that_begin_below_0_are_drawn_and_have_no_logarithmic_axis(see):
+    seen = see("below")
+    loss, score = seen["told"]
+    assert loss.endswith(", logarithmic") and "logarithmic" not in score
+    assert len(seen["drawn"]) == 4
+    assert not any("NaN" in path or "Infinity" in path for path in seen["drawn"])
+
+
 def test_a_comparison_that_fails_for_a_target_says_so_and_goes_on(see):
     assert see("failing") == {"busy": 0, "alerts": 0}
 

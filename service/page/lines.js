@@ -23,9 +23,10 @@ let made = 0;
  */
 export function lines({ title, series, from = -Infinity, label = "epoch", choose, chosen = "", leads = "the fold's photographs", legend }) {
   const xs = series.flatMap(each => each.x),
-    late = series.flatMap(each => each.y.filter((y, i) => Number.isFinite(y) && each.x[i] >= from));
+    late = series.flatMap(each => each.y.filter((y, i) => Number.isFinite(y) && each.x[i] >= from)),
+    isPositive = series.every(each => each.y.every(y => !(y <= 0))); // what is cut off is drawn too, below the frame
   const [x0, x1] = [least(xs), -least(xs.map(x => -x))],
-    scale = yScale(late.length ? late : [0, 1]),
+    scale = yScale(late.length ? late : [0, 1], isPositive),
     isCut = series.some(each => each.y.some(y => scale.share(y) < 0));
   const readout = el("figcaption"),
     told = `${title}${scale.log ? ", logarithmic" : ""}${isCut ? ", the first epochs below" : ""}`,
@@ -203,10 +204,10 @@ function pieces({ x, y }, toX, toY, floor) {
   return found.filter(piece => piece.length > 1);
 }
 
-/** { share(y), ticks, log } of an axis: these ys lie within shares 0 and 1. */
-function yScale(ys) {
+/** { share(y), ticks, log } of an axis: these ys lie within shares 0 and 1. isPositive: whether all that is drawn is above 0. */
+function yScale(ys, isPositive) {
   const [from, to] = [least(ys), -least(ys.map(y => -y))],
-    log = from > 0 && to > WIDE_RANGE * from;
+    log = isPositive && to > WIDE_RANGE * from;
   const along = log ? Math.log10 : y => y,
     [low, high] = padded(along(from), along(to));
   const share = y => (along(y) - low) / (high - low);

@@ -43,6 +43,26 @@ export const CHARTS = {
     return found;
   },
 
+  /** Curves of two runs over 20 epochs, whose scores begin below 0 and whose losses span three powers of ten. */
+  async below(browser) {
+    const page = await open(browser, "page=compare");
+    await page.route("**/curves.json*", async route => {
+      const response = await route.fetch(),
+        { columns, rows, ...rest } = await response.json();
+      const told = rows.map(row => {
+        const epoch = row[columns.indexOf("epoch")],
+          put = { epoch: [0, 10, 15, 20][epoch], score: [-0.7, 0.02, 0.3, 0.9][epoch], loss: 100 / 10 ** epoch };
+        return columns.map((name, i) => put[name] ?? row[i]);
+      });
+      await route.fulfill({ response, json: { columns, rows: told, ...rest } });
+    });
+    await chooseTrained(page);
+    return {
+      told: await page.locator("figure:has(.lines) figcaption").allTextContents(),
+      drawn: await page.locator(".lines path").evaluateAll(all => all.map(each => each.getAttribute("d"))),
+    };
+  },
+
   /** Two runs, and a target that the server fails at. */
   async failing(browser) {
     const page = await open(browser, "page=compare"),
