@@ -396,3 +396,16 @@ def test_B27_photographs_outside_the_root_are_refused(csv, tmp_path, path):
     frame = catalog_of(csv, path.format(parent=tmp_path))
     with pytest.raises(InputError, match="1 of 1 photographs lie outside; use relative paths"):
         find_photographs(frame, root)
+
+
+def test_paths_that_lead_inside_are_told_as_they_should_be(csv, tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a.jpg").touch()
+    names = [f"{root}/a.jpg", "../root/a.jpg", "C:\\photos\\a.jpg", "a.jpg"]
+    with pytest.raises(InputError) as caught:
+        find_photographs(catalog_of(csv, *names), root)
+    outside, drive, inside, *paths = str(caught.value).splitlines()
+    assert "1 of 4 photographs lie outside" in outside and "C:" in drive
+    assert "2 of 4 photographs lie inside, but their paths are absolute" in inside
+    assert paths == [f"  {name} -> a.jpg" for name in names[:2]]

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
-from featurestore.errors import NoAccessError
+from featurestore.errors import InputError, NoAccessError
 from featurestore.photos.tables import error_listing
 
 
@@ -77,7 +77,7 @@ def find_photographs(
     home = os.path.realpath(root)
     folders: dict[str, _Folder] = {}
     listings: dict[str, dict[str, str]] = {}  # a folder of a million names is listed once
-    found, astray, unsure = [], [], []
+    found, away, inside, unsure = [], [], [], []
     for path in frame["path"]:
         head, name = _split(path)
         if head not in folders:
@@ -90,16 +90,12 @@ def find_photographs(
             file, is_astray = _resolved(home, path, listings)
             unsure.append((path, file))
         found.append(file)
-        if is_astray:
-            astray.append(f"{path} -> {file}")
-    if astray and not outside:
-        raise error_listing(
-            root,
-            f"{len(astray)} of {len(found)} photographs lie outside; use relative paths below "
-            f"it{f', or allow it with {allow}' if allow else ''}",
-            astray,
-            most=len(astray),
-        )
+        if is_astray and file.is_relative_to(home) and not PureWindowsPath(path).is_absolute():
+            inside.append(f"{path} -> {file.relative_to(home)}")
+        elif is_astray:
+            away.append(f"{path} -> {file}")
+    if not outside:
+        _refuse_astray(root, len(found), away, inside, allow)
     gone = [path for path, file in unsure if not _is_file(file)]
     if gone and not missing:
         raise error_listing(
@@ -110,6 +106,24 @@ def find_photographs(
             most=len(gone),
         )
     return found
+
+
+def _refuse_astray(root: Path, n: int, away: list[str], inside: list[str], allow: str) -> None:
+    """InputError for photographs outside, and for those inside whose paths would be wrong in
+    another place."""
+    problems = []
+    other = f", or allow it with {allow}" if allow else ""
+    if away:
+        problem = f"{len(away)} of {n} photographs lie outside; use relative paths below it{other}"
+        problems.append(error_listing(root, problem, away, most=len(away)))
+    if inside:
+        problem = (
+            f"{len(inside)} of {n} photographs lie inside, but their paths are absolute or have "
+            f"`..`; write them relative to this folder{other}"
+        )
+        problems.append(error_listing(root, problem, inside, most=len(inside)))
+    if problems:
+        raise InputError("\n".join(map(str, problems)))
 
 
 @dataclass(frozen=True)
