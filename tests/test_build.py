@@ -258,6 +258,19 @@ def test_without_weights_and_network_the_error_says_what_to_do(pasture, tmp_path
     assert "--weights FILE.safetensors" in result.stderr
 
 
+def test_another_backbone_is_refused_before_its_weights_are_looked_for(pasture, built, monkeypatch):
+    def looked_for(*_arguments, **_options):
+        raise AssertionError("weights were looked for")
+
+    monkeypatch.setattr("featurestore.write.prepare.load_backbone", looked_for)
+    said = biomass("store", "build", "--data", pasture, "--out", built, code=5).stderr
+    assert (
+        "holds tokens of vit_demo_patch16_dinov3, asked is vit_huge_plus_patch16_dinov3; to "
+        "continue it give --backbone vit_demo_patch16_dinov3 --image-size 64 --crop halves --views"
+        in said
+    )
+
+
 def test_weights_from_a_file_are_kept_beside_the_store_and_checked(pasture, tmp_path, built):
     from featurestore.backbone.weights import save_weights
 

@@ -1,12 +1,34 @@
 """Whether a store that is there holds the tokens and labels that are to be written."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from featurestore.errors import MismatchError, list_some
 from featurestore.format.spec import StoreSpec
+from featurestore.photos.view_names import VIEW_NAMES
 from featurestore.read.reader import Reader
+
+
+def check_backbone(out: Path, store: StoreSpec, backbone: str) -> None:
+    """MismatchError, with the options that the store has, where another backbone is asked for.
+
+    `check_same` tells of all else, once there is a backbone: its weights may come from a network.
+    """
+    there = store.tokens
+    if there.model == backbone:
+        return
+    size = min(there.tile_height, there.tile_width)
+    options = f"--backbone {there.model} --image-size {size} --crop {there.crop}"
+    if there.fit:
+        options += f" --fit {there.fit}"
+    names = there.view_names
+    views = len(names) if names == VIEW_NAMES[: len(names)] else ",".join(names)
+    raise MismatchError(
+        f"{out}: holds tokens of {there.model}, asked is {backbone}; to continue it give {options} "
+        f"--views {views}, else choose another name or remove it"
+    )
 
 
 def check_same(store: Reader, spec: StoreSpec) -> None:

@@ -44,6 +44,7 @@ from featurestore.photos.sites import warn_of_sites
 from featurestore.photos.trainable import what_could_be_trained
 from featurestore.photos.views import choose_views
 from featurestore.read.open import open_reader
+from featurestore.write.agreement import check_backbone
 from featurestore.write.columns import catalog_columns
 from featurestore.write.config import BuildConfig
 from featurestore.write.encoding import n_images_in_hand
@@ -87,6 +88,8 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
     say(hung(found, terminal_width(is_stderr=True), 11))
 
     known, sealed, spec = read_existing(config.out)
+    if spec:
+        check_backbone(config.out, spec, config.backbone)
     frame = in_spelling_of(frame, known)
     warn_of_removed(config.out, sealed - set(frame["image_id"]), config.table)
     paths = find_photographs(
