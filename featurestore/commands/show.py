@@ -36,6 +36,9 @@ def store_info(path: Path | str, as_json: bool) -> None:
         else:
             opened = FeatureStore.open(path)
             following = biomass("store", "serve", path)
+            if opened.n_sealed + len(opened.skipped) < opened.n_images:
+                # a store does not know the command that began it
+                following = "run the same `biomass store build` again to continue"
         if as_json:
             click.echo(opened.to_json())
         else:
