@@ -83,12 +83,24 @@ def url(store, hostile, sweep, tmp_path_factory) -> str:
     predictions of three new photographs, listens."""
     folder = tmp_path_factory.mktemp("served")
     shutil.copytree(sweep, folder / "again")
+    fix_weight_decay(folder / "again")
     there = write_predictions(folder / "new")
     for image_id in IDS[:2]:
         Image.new("RGB", (60, 90), "red").save(there["explain"] / picture_names(IDS)[image_id])
     more = [word for name, path in there.items() for word in (f"--{name}", path)]
     with serving(store, hostile, "--sweep", sweep, "--sweep", folder / "again", *more) as url:
         yield url
+
+
+def fix_weight_decay(sweep: Path) -> None:
+    """As if its grid had no weight decay, and one of .02 stood in each run's config."""
+    plan = json.loads((sweep / "sweep.json").read_text())
+    for settings in (plan["axes"], *plan["runs"].values()):
+        del settings["optimization.weight_decay"]
+    (sweep / "sweep.json").write_text(json.dumps(plan))
+    for file in sweep.glob("*/config.yaml"):
+        text = file.read_text()
+        file.write_text(text.replace("weight_decay: 0.01", "weight_decay: 0.02"))
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +325,9 @@ def test_two_runs_are_compared_swapped_bookmarked_and_opened(see, store):
     assert a.split("/")[0] != b.split("/")[0]  # of the two sweeps that are served
     assert seen["swapped"] != seen["first"] and seen["again"] == seen["swapped"]
     assert seen["beyond"] <= 0 and seen["curves"] == 2
+    settings = {name: set(values) for name, *values in seen["settings"]}
+    assert settings["optimization.weight_decay"] == {"0.01", "0.02"}  # a grid's, and a fixed one
+    assert "–" not in set().union(*settings.values())
     assert "Choose a trained head as run A or B to see its curves." in seen["curveless"]
     assert seen["worse"] in ids and seen["said"].startswith(f"{seen['opened']}, A ")
 

@@ -212,6 +212,20 @@ def test_curves_have_a_row_of_all_folds_and_one_of_each(client, finished):
     ]
 
 
+def test_a_config_tells_what_is_fixed_and_leaves_out_what_its_kind_ignores(client, finished):
+    trained, fitted = (
+        asked(
+            client,
+            f"/v1/sweeps/{finished.name}/runs/{next(finished.glob(f'{n}*')).name}/config.json",
+        )
+        for n in ("001", "002")
+    )
+    assert trained["config"]["optimization.ema_decay"] == 0.9
+    assert trained["config"]["inference.tta_indices"] == [0, 2]
+    assert fitted["config"]["head.kind"] == "ridge" and "optimization.lr" not in fitted["config"]
+    assert "/" not in fitted["config"]["dataset.store"]
+
+
 @pytest.mark.parametrize("name", ["..", "%2e%2e", "..%2f..", "nobody"])
 def test_a_run_is_looked_up_and_never_a_path(client, finished, name):
     assert client.get(f"/v1/sweeps/{finished.name}/runs/{name}/oof.json").status_code == 404

@@ -212,6 +212,7 @@ def test_a_blend_is_listed_like_a_run_and_has_no_curves(client):
     assert listed(client, f"{query}blend_equal").equals(listed(client, f"{query}001_one"))
     assert client.get(f"{S}/filters.json?{query}blend_equal").json()["run"] == "blend_equal"
     assert client.get("/v1/sweeps/drawn/runs/blend_equal/curves.json").json()["rows"] == []
+    assert client.get("/v1/sweeps/drawn/runs/blend_equal/config.json").json()["config"] == {}
 
 
 def test_choices_are_what_the_store_and_the_run_have(client):

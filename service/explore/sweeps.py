@@ -16,8 +16,9 @@ from featurestore.disk.tables import find_table
 from featurestore.errors import BiomassError, InputError
 from featurestore.photos.targets import CSIRO, Target, Targets
 from trainer.config.scoring import CvConfig
+from trainer.config.section import fields_of
 from trainer.loop.baselines import BASELINES, LOGISTIC
-from trainer.loop.grid import SweepConfig, load_point
+from trainer.loop.grid import PointConfig, SweepConfig, idle_keys, load_point
 from trainer.score.metrics import Score
 
 BESIDE = ("mean", *BASELINES)  # rows of summary.csv that are no points
@@ -297,6 +298,32 @@ def curves(run: Path) -> pd.DataFrame:
     table = table.apply(pd.to_numeric, errors="coerce")
     # whole numbers that may be missing, which numpy's integers cannot be
     return table.astype({"repeat": "Int64", "fold": "Int64", "loss": float, "score": float})
+
+
+def config_of(run: Path) -> dict[str, Any]:
+    """Every key of a run's config that makes a difference to it, by dotted key, and its value.
+
+    Empty for a blend. InputError where the config cannot be read.
+    """
+    if (run / BLEND).is_file():
+        return {}
+    point = load_point(run / "config.yaml")
+    idle = {"experiment.name", "config_version", *idle_keys(point)}
+    plain = point.model_dump(mode="json")
+    found = {}
+    for key, _ in fields_of(PointConfig):
+        value: Any = plain
+        for name in key.split("."):
+            value = value.get(name)
+        if key not in idle:
+            found[key] = value
+
+    # places as their names: no page tells the server's folders
+    for key in ("dataset.store", "cv.folds"):
+        found[key] = found[key] and Path(found[key]).name
+    places = found["dataset.stores"] or {}
+    found["dataset.stores"] = {name: Path(place).name for name, place in places.items()}
+    return found
 
 
 def fold_names(run: Path) -> list[str]:

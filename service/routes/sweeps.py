@@ -25,6 +25,7 @@ def routes() -> list[Route]:
         Route("/v1/sweeps/{w}/progress.json", progress),
         Route("/v1/sweeps/{w}/leaderboard.{format}", leaderboard),
         Route("/v1/sweeps/{w}/runs/{r}/curves.{format}", curves),
+        Route("/v1/sweeps/{w}/runs/{r}/config.json", config),
     ]
 
 
@@ -65,6 +66,15 @@ def curves(request: Request) -> Response:
     run = run_of(request)
     state = sweeps.state(run.parent)
     return table_response(request, sweeps.curves(run), name_of(request, "format"), state)
+
+
+@described("json", errors=("not-found",), of=OF)
+def config(request: Request) -> Response:
+    """A run's config by dotted key, without what its kind ignores; of a blend nothing."""
+    run = run_of(request)
+    state = sweeps.state(run.parent)
+    answer = JsonText(json_value({"name": run.name, "config": sweeps.config_of(run)}))
+    return kept(request, state, answer)
 
 
 def _sweep_of(request: Request) -> Path:

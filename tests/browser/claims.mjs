@@ -180,7 +180,8 @@ const CLAIMS = {
       state = new URL(page.url()).searchParams;
     const other = await open(browser, new URL(page.url()).search.slice(1), { viewport: NARROW });
     const beyond = await other.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-    const curves = await page.locator(".plot").first().locator("path").count(),
+    const settings = await page.locator("table[aria-label^='Settings that differ'] tbody tr").evaluateAll(all => all.map(row => [...row.cells].map(cell => cell.textContent))),
+      curves = await page.locator(".plot").first().locator("path").count(),
       worse = await page.locator(".photo .id").first().textContent();
     await page.locator(".square-chart").press("ArrowRight");
     const said = await page.locator("#status").textContent();
@@ -188,7 +189,7 @@ const CLAIMS = {
     await page.waitForFunction(() => location.search.includes("page=photograph"));
     await drawn(page);
     const address = [state.get("a"), state.get("b")];
-    return { first, swapped, address, curveless, again: await other.locator("main .legend").first().textContent(), beyond, curves, worse, said, opened: await title(page) };
+    return { first, swapped, address, settings, curveless, again: await other.locator("main .legend").first().textContent(), beyond, curves, worse, said, opened: await title(page) };
   },
 
   async nearer(browser) {

@@ -38,7 +38,10 @@ export async function show({ state, signal, store, sweep, sweeps }) {
         "Scores",
         pending(() => scoreTable(scores, a, `${url}/scores.json`), "Comparing …"),
       ),
-      section("Settings", settings(sides)),
+      section(
+        "Settings",
+        pending(() => settings(sides, signal)),
+      ),
       section(
         "Curves",
         pending(() => curves(sides, signal, named)),
@@ -122,26 +125,46 @@ function inWords(row, digits) {
 
 // -- settings
 
-/** What differs, in words of the sweeps and values of the runs. */
-function settings(sides) {
-  const all = sides.map(({ sweep, about, run }) => ({
-    sweep: sweep.name,
-    ...about.settings,
-    ...about.runs.find(each => each.name === run)?.parameters,
-  }));
-  const names = [...new Set(all.flatMap(Object.keys))].filter(name => name !== "name");
-  const rows = names.map(name => ({ name, a: all[0][name], b: all[1][name] })).filter(({ a, b }) => String(a) !== String(b));
+/** What differs: of the keys of both configs, or where one is a blend of the sweeps' words and the grid's values. */
+async function settings(sides, signal) {
+  const parameters = sides.map(({ about, run }) => about.runs.find(each => each.name === run)?.parameters ?? {}),
+    configs = await Promise.all(sides.map(side => configOf(side, signal))),
+    isWhole = configs.every(Boolean);
+  const all = isWhole ? configs : sides.map(({ sweep, about }, k) => ({ sweep: sweep.name, ...about.settings, ...parameters[k] }));
+  const [a, b] = all,
+    isShown = name => !isWhole || parameters.some(own => name in own) || (name in a && name in b), // else one kind ignores it
+    names = [...new Set(all.flatMap(Object.keys))].filter(name => name !== "name" && isShown(name));
+  const rows = names.map(name => ({ name, a: written(a[name]), b: written(b[name]) })).filter(row => row.a !== row.b);
   if (!rows.length) return el("p", {}, "The sweep tells no setting in which they differ.");
-  const value = key => row => (row[key] === undefined ? "–" : num(row[key]));
+  const told = isWhole ? "Settings that differ; all others that both read are the same" : "Settings that differ; a blend has none of its own";
   return sortable(
-    "Settings that differ; all others are the same",
+    told,
     [
       { title: "Setting", of: row => row.name, text: true },
-      { title: "A", of: row => row.a, text: true, show: value("a") },
-      { title: "B", of: row => row.b, text: true, show: value("b") },
+      { title: "A", of: row => row.a, text: true },
+      { title: "B", of: row => row.b, text: true },
     ],
     rows,
   );
+}
+
+/** Its config by dotted key; null of a blend, or where the server cannot read it. */
+async function configOf({ sweep, run, isBlend }, signal) {
+  if (isBlend) return null;
+  const found = await get(`${sweep.url}/runs/${encodeURIComponent(run)}/config.json`, signal).catch(err => {
+    if (err.kind === "not-found") return null;
+    throw err;
+  });
+  return found?.config ?? null;
+}
+
+/** A value of a config. */
+function written(value) {
+  if (value === undefined) return "–";
+  if (Array.isArray(value)) return value.length ? value.map(written).join(", ") : "none";
+  if (value === null) return "none";
+  if (typeof value !== "object") return num(value);
+  return written(Object.entries(value).map(([name, each]) => `${name}: ${written(each)}`));
 }
 
 // -- curves
