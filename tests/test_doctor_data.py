@@ -22,7 +22,7 @@ def data(pasture, tmp_path):
 def found(folder: Path) -> list[tuple[str, str, str]]:
     """Name, level and text of each line about the data."""
     names = ("train.csv", "train photos", "test.csv", "test photos", "targets", "labels")
-    names += ("sites", "data")
+    names += ("sites", "same photos", "data")
     return [
         (check.name, check.level, f"{check.found}; {check.advice}")
         for check in doctor.check_place(folder, [])
@@ -75,7 +75,25 @@ def test_a_missing_and_a_damaged_photograph_are_named(data, torch_untried):
         and second.name in said
     )
     assert "--on-error mean" in the(data, "test photos", FAIL)
-    biomass("doctor", data, code=3)
+    lines = biomass("doctor", data, code=3).stdout.splitlines()
+    at = next(i for i, line in enumerate(lines) if "train photos" in line)
+    assert lines[at].endswith(
+        "1 of them missing; mend or replace them, or build with --skip-missing:"
+    )
+    assert [line.split(":")[0].strip() for line in lines[at + 1 : at + 3]] == [
+        str(first),
+        str(second),
+    ]
+
+
+def test_photographs_of_equal_bytes_are_named(data):
+    first, second, third, *_ = sorted((data / "train").iterdir())
+    second.write_bytes(first.read_bytes())
+    # of one size, and equal at their start
+    third.write_bytes(first.read_bytes()[:-1] + b"x")
+    said = the(data, "same photos", WARN)
+    assert said.startswith("photographs with the same bytes under several ids; folds will keep")
+    assert said.split(":")[1].split("; ")[0].strip() == f"{first.stem} = {second.stem}"
 
 
 def test_a_train_csv_of_one_letter(data):

@@ -71,16 +71,21 @@ def examine(path: Path | str) -> list[Check]:
 
 
 def table(checks: list[Check], width: int | None = None) -> str:
-    """The report for people, aligned.
+    """The report for people, aligned; what a check lists stands below it, one a line.
 
     width : of the terminal; None breaks no line.
     """
     longest = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
+        # below a sentence that ends in a colon are the items that it speaks of
+        found, *items = check.found.split("\n")
         advice = f"; {check.advice}" if check.advice else ""
-        line = f"{check.level:<4}  {check.name:<{longest}}  {check.found}{advice}"
+        if items and advice:
+            found, advice = found.removesuffix(":"), f"{advice}:"
+        line = f"{check.level:<4}  {check.name:<{longest}}  {found}{advice}"
         lines.append(hung(line, width, longest + 8))
+        lines += [hung(" " * (longest + 8) + item, width, longest + 12) for item in items]
     return "\n".join(lines)
 
 

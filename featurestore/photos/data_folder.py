@@ -2,10 +2,13 @@
 
 Of its train.csv and test.csv, and of the photographs they name.
 
-Nothing is written, and of the photographs only headers are read.
+Nothing is written. Of the photographs headers are read; whole files, where two look equal.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +27,7 @@ from featurestore.photos.labels import (
     unbalanced,
     zero_remarks,
 )
-from featurestore.photos.sites import count_sites, doubts_about_sites, has_sites
+from featurestore.photos.sites import copies_told, count_sites, doubts_about_sites, has_sites
 from featurestore.photos.targets import has_preset
 from featurestore.photos.trainable import (
     USUAL_FOLDS,
@@ -37,6 +40,7 @@ from featurestore.photos.trainable import (
 
 # that of `store build`: write/config.py has it too, and lies above this room
 DEFAULT_CROP = "halves"
+LOOKED_AT = 1 << 16  # bytes of photographs of one size, before they are read whole
 
 
 def check_data(folder: Path) -> Iterator[Check]:
@@ -46,15 +50,15 @@ def check_data(folder: Path) -> Iterator[Check]:
         try:
             frame = read_catalog(train)
         except InputError as err:
-            yield Check("train.csv", FAIL, _one_line(err))
+            yield Check("train.csv", FAIL, str(err))
         else:
             yield Check("train.csv", OK, f"{len(frame)} images")
-            yield _photographs(
+            yield from _photographs(
                 frame,
                 folder,
                 "train photos",
                 "store build",
-                "put them there, or build with --skip-missing",
+                "build with --skip-missing",
             )
             yield from check_labels(frame)
             yield from check_sites(frame)
@@ -62,17 +66,17 @@ def check_data(folder: Path) -> Iterator[Check]:
         try:
             asked = read_test(test)
         except InputError as err:
-            yield Check("test.csv", FAIL, _one_line(err))
+            yield Check("test.csv", FAIL, str(err))
         else:
             frame = asked.images
             rows = f", {len(asked.rows)} rows of a submission" if asked.is_long else ""
             yield Check("test.csv", OK, f"{len(frame)} images{rows}")
-            yield _photographs(
+            yield from _photographs(
                 frame,
                 folder,
                 "test photos",
                 "predict",
-                "put them there, or predict with --on-error mean",
+                "predict with --on-error mean",
             )
 
 
@@ -98,15 +102,15 @@ def check_masses(frame: pd.DataFrame) -> Iterator[Check]:
         yield Check(
             "labels",
             FAIL,
-            _one_line(err),
+            str(err),
             "train refuses them, unless `targets:` names columns of its own: those may have gaps",
         )
     else:
         yield Check("labels", OK, "every image has all masses")
     for remark in balance_remarks(frame):
-        yield Check("labels", FAIL if unbalanced(frame) else WARN, _one_line(remark))
+        yield Check("labels", FAIL if unbalanced(frame) else WARN, remark)
     for remark in (*height_remarks(frame), *zero_remarks(frame)):
-        yield Check("labels", WARN, _one_line(remark))
+        yield Check("labels", WARN, remark)
 
 
 def check_sites(frame: pd.DataFrame) -> Iterator[Check]:
@@ -123,7 +127,7 @@ def check_sites(frame: pd.DataFrame) -> Iterator[Check]:
         return
     doubts, n_sites = doubts_about_sites(frame), count_sites(frame)
     if n_sites is None:
-        yield Check("sites", FAIL, _one_line(doubts[0]))
+        yield Check("sites", FAIL, doubts[0])
         return
     if n_sites < USUAL_FOLDS:
         advice = (
@@ -135,7 +139,7 @@ def check_sites(frame: pd.DataFrame) -> Iterator[Check]:
     else:
         yield Check("sites", OK, groups)
     for doubt in doubts:
-        yield Check("sites", WARN, _one_line(doubt))
+        yield Check("sites", WARN, doubt)
 
 
 def _photographs(
@@ -143,8 +147,12 @@ def _photographs(
     folder: Path,
     name: str,
     command: str,
-    advice: str,
-) -> Check:
+    without: str,
+) -> Iterator[Check]:
+    """Whether the photographs are there and can be used, from their headers.
+
+    without : how the command goes on without those that cannot.
+    """
     try:
         paths = find_photographs(
             frame,
@@ -153,36 +161,68 @@ def _photographs(
             allow=f"`biomass {command} --allow-outside`",
         )
     except InputError as err:
-        return Check(name, FAIL, _one_line(err))
+        yield Check(name, FAIL, str(err))
+        return
     size, unusable = inspect_photographs(paths, Crop.unsized(DEFAULT_CROP, None, MAX_PIXELS))
-    other_aspect = [each.why for each in unusable.values() if each.status == "aspect"]
+    n_of = Counter(each.status for each in unusable.values())
     bad = [each.why for each in unusable.values() if each.status != "aspect"]
     if bad:
-        n_missing = sum(each.status == "missing" for each in unusable.values())
+        missing, mend = "", "mend or replace them"
+        if n_of["missing"]:
+            missing = f", {n_of['missing']} of them missing"
+            mend = "put the missing ones there and mend or replace the others"
+        if n_of["missing"] == len(bad):
+            mend = "put them there"
+        found = f"{len(bad)} of {len(paths)} cannot be used{missing}:{list_some(bad)}"
+        yield Check(name, FAIL, found, f"{mend}, or {without}")
+    elif n_of["aspect"]:
         found = (
-            f"{len(bad)} of {len(paths)} cannot be used, {n_missing} of them "
-            f"missing:{list_some(bad, 5)}"
-        )
-        return Check(name, FAIL, _one_line(found), advice)
-    if other_aspect:
-        found = (
-            f"{len(other_aspect)} of {len(paths)} have not the aspect that --crop {DEFAULT_CROP} "
+            f"{n_of['aspect']} of {len(paths)} have not the aspect that --crop {DEFAULT_CROP} "
             "(the default) needs, 2:1"
         )
-        return Check(
+        yield Check(
             name,
             WARN,
             found,
             "build the store with --crop squash or center, with --crop whole if all are alike, or "
             "with --fit crop or pad",
         )
-    return Check(
-        name,
-        OK,
-        f"all {len(paths)} are there"
-        + (f", the first of {size[0]} x {size[1]} pixels" if size else ""),
-    )
+    else:
+        shown = f", the first of {size[0]} x {size[1]} pixels" if size else ""
+        yield Check(name, OK, f"all {len(paths)} are there{shown}")
+
+    # folds are made of train.csv alone
+    if name == "train photos":
+        sound = [i for i in range(len(paths)) if i not in unusable]
+        digests = _digests([paths[i] for i in sound])
+        if same := copies_told(frame["image_id"].iloc[sound], digests):
+            yield Check("same photos", WARN, same)
 
 
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+def _digests(paths: list[Path]) -> list[str]:
+    """sha256 of files that are equal to others, "" of all that are not: few are read whole."""
+    sizes = _shared(paths, lambda path: path.stat().st_size)
+    starts = _shared([path for path in paths if path in sizes], _start)
+    digests = _shared([path for path in paths if path in starts], _sha256)
+    return [digests.get(path, "") for path in paths]
+
+
+def _shared(paths: list[Path], key: Callable[[Path], Hashable]) -> dict[Path, Hashable]:
+    """The key of each file that shares it; files that cannot be read have none."""
+    key_of: dict[Path, Hashable] = {}
+    for path in dict.fromkeys(paths):
+        with suppress(OSError):
+            key_of[path] = key(path)
+    n_of = Counter(key_of[path] for path in paths if path in key_of)
+    return {path: each for path, each in key_of.items() if n_of[each] > 1}
+
+
+def _start(path: Path) -> tuple[int, bytes]:
+    """Size and first bytes: uncompressed photographs of one camera are all of one size."""
+    with open(path, "rb") as fp:
+        return path.stat().st_size, fp.read(LOOKED_AT)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as fp:
+        return hashlib.file_digest(fp, "sha256").hexdigest()

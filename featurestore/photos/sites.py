@@ -147,6 +147,21 @@ def digests_of(catalog: pd.DataFrame) -> Iterable[str]:
     return catalog["sha256"] if "sha256" in catalog else [""] * len(catalog)
 
 
+def copies_told(image_ids: Iterable[str], digests: Iterable[str]) -> str | None:
+    """What to say where photographs are the same to the byte, "" being an unknown digest."""
+    ids_of_digest = defaultdict(list)
+    for image_id, digest in zip(image_ids, digests, strict=True):
+        if digest:
+            ids_of_digest[digest].append(image_id)
+    same = [" = ".join(ids) for ids in ids_of_digest.values() if len(ids) > 1]
+    if not same:
+        return None
+    return (
+        "photographs with the same bytes under several ids; folds will keep them "
+        f"together:{list_some(same)}"
+    )
+
+
 def share_copies(group: Iterable[str], digests: Iterable[str]) -> list[str]:
     """Groups joined wherever they hold the same photograph (union-find).
 

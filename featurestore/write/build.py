@@ -30,7 +30,7 @@ from featurestore.photos.decode import (
     ahead_for,
     decode_ahead,
 )
-from featurestore.photos.sites import count_sites
+from featurestore.photos.sites import copies_told, count_sites
 from featurestore.read.open import open_reader
 from featurestore.write.config import BuildConfig
 from featurestore.write.encoding import Encoding, Image, n_images_in_hand
@@ -123,15 +123,8 @@ def finish_build(
     warn_of_skipped(skipped)
     with open_reader(path) as store:
         sealed = store.catalog.iloc[store.sealed]
-        same = sealed[sealed["sha256"].duplicated(keep=False) & (sealed["sha256"] != "")]
-        if len(same):
-            groups = same.groupby("sha256", sort=False)["image_id"]
-            ids = [" = ".join(group) for _, group in groups]
-            warnings.warn(
-                "photographs with the same bytes under several ids; folds will keep them "
-                f"together:{list_some(ids)}",
-                stacklevel=3,
-            )
+        if same := copies_told(sealed["image_id"], sealed["sha256"]):
+            warnings.warn(same, stacklevel=3)
         return BuildReport(
             path,
             n_images=len(sealed),
