@@ -212,6 +212,12 @@ def test_a_blend_is_listed_like_a_run_and_has_no_curves(client):
     assert listed(client, f"{query}blend_equal").equals(listed(client, f"{query}001_one"))
     assert client.get(f"{S}/filters.json?{query}blend_equal").json()["run"] == "blend_equal"
     assert client.get("/v1/sweeps/drawn/runs/blend_equal/curves.json").json()["rows"] == []
+    each = client.get(f"{S}/images/ID7").json()["predictions"]
+    of_run, of_blend = (
+        [row["predicted"] for row in each if row["run"] == run]
+        for run in ("001_one", "blend_equal")
+    )
+    assert of_blend == of_run != []
     assert client.get("/v1/sweeps/drawn/runs/blend_equal/config.json").json()["config"] == {}
 
 

@@ -19,6 +19,7 @@ from featurestore.errors import InputError
 from featurestore.photos.targets import Target, Targets
 from service.explore.sweeps import (
     Stamp,
+    blend_names,
     run_names,
     stamp,
     targets_of,
@@ -110,12 +111,14 @@ def held_out(wide: pd.DataFrame, repeat: int | None, fold: int | None) -> pd.Dat
 
 
 def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
-    """Predictions for an image by heads that never saw it, averaged over repeats.
+    """Predictions for an image by heads that never saw it, a mean over repeats.
 
-    Runs without an out-of-fold table, or without the image, are left out, and classes of runs that
-    tell none; numbers of `logistic`, which are the training means, too.
+    Of runs and blends, the weightiest target of each first.
+    What has no out-of-fold table, or not the image, is left out, and classes where none are told;
+    numbers of `logistic`, which are the training means, too.
     """
-    stamps = [stamp(find_table(sweep / name / "oof.csv")) for name in run_names(sweep)]
+    names = [*run_names(sweep), *blend_names(sweep)]
+    stamps = [stamp(find_table(sweep / name / "oof.csv")) for name in names]
     table = _averaged(tuple(stamps))
     if image_id not in table.index:
         return []
