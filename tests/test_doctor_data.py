@@ -78,7 +78,8 @@ def test_a_missing_and_a_damaged_photograph_are_named(data, torch_untried):
     lines = biomass("doctor", data, code=3).stdout.splitlines()
     at = next(i for i, line in enumerate(lines) if "train photos" in line)
     assert lines[at].endswith(
-        "1 of them missing; mend or replace them, or build with --skip-missing:"
+        "1 of them missing; put the missing ones there and mend or replace the others, or "
+        "build with --skip-missing:"
     )
     assert [line.split(":")[0].strip() for line in lines[at + 1 : at + 3]] == [
         str(first),
