@@ -65,6 +65,16 @@ def test_a_few_of_the_masses_name_the_others():
     )
 
 
+def test_a_mass_that_is_spelled_otherwise_is_named():
+    masses = {name: [0, 1.5] for name in TARGETS if name not in ("Dry_Clover_g", "GDM_g")}
+    for clover in ("Clover", "Dry_clover_g", "Dry Clover (g)"):
+        *_, missing, _ = told(**masses, **{clover: [1.5, 2]}, Dry_Weeds_g=[0, 1.5])
+        assert missing == (
+            "  missing  `targets: csiro` would need Dry_Clover_g, GDM_g too; rename "
+            f"{clover} to Dry_Clover_g if that is meant"
+        )
+
+
 def test_many_columns_are_counted():
     targets, *_ = told(**{f"x{i}": [0.0, i + 1.5] for i in range(12)})
     assert targets.endswith("x7 (amount, 2 of 2 photographs), and 4 more")

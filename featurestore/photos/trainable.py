@@ -3,10 +3,12 @@
 `store build` says it before any work, `doctor` line by line.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from featurestore.format.spec import OWN_COLUMNS
 from featurestore.photos.candidates import (
     Candidate,
     block_in_a_line,
@@ -54,9 +56,25 @@ def describe_targets(frame: pd.DataFrame) -> str:
 def missing_masses(frame: pd.DataFrame) -> list[str]:
     """What the preset still needs, where some of its masses are there."""
     absent = [name for name in TARGETS if name not in frame]
-    if absent and len(absent) < len(TARGETS):
-        return [f"`targets: csiro` would need {', '.join(absent)} too"]
-    return []
+    if not absent or len(absent) == len(TARGETS):
+        return []
+    others = frame.columns.difference([*OWN_COLUMNS, *TARGETS], sort=False)
+    renamed = []
+    for name in absent:
+        if near := _spelled_nearly(name, others):
+            renamed.append(f"{near} to {name}")
+    hint = f"; rename {', '.join(renamed)} if that is meant" if renamed else ""
+    return [f"`targets: csiro` would need {', '.join(absent)} too{hint}"]
+
+
+def _spelled_nearly(mass: str, columns: Iterable[str]) -> str | None:
+    """The column that is probably this mass: its name as a whole, or its word, as Clover is."""
+    spelled = {column.casefold(): column for column in columns}
+    whole = mass.casefold()
+    for name in (whole, *whole.split("_")[1:-1]):
+        if close := difflib.get_close_matches(name, spelled, 1, 0.75):
+            return spelled[close[0]]
+    return None
 
 
 def almost_numbers(frame: pd.DataFrame) -> list[str]:
