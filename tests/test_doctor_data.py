@@ -61,6 +61,11 @@ def test_a_sound_folder_by_its_name_or_its_tables(data, torch_untried):
     assert found(data / "train.csv") == found(data)
     checks = json.loads(biomass("doctor", data, "--json").stdout)
     assert [each["found"] for each in checks if each["name"] == "train.csv"] == ["6 images"]
+    # as the README's quick start
+    assert biomass("doctor", data).stderr.endswith(
+        f"next: biomass store build --data {data} --out features.h5 "
+        "--backbone vit_demo_patch16_dinov3 --image-size 192 --views 4\n"
+    )
 
 
 def test_a_missing_and_a_damaged_photograph_are_named(data, torch_untried):
@@ -170,12 +175,13 @@ def test_sites(data):
     assert "Farm (2)" in said and "name what these share in cv.groups" in said
 
 
-def test_photographs_that_the_default_crop_refuses(data):
+def test_photographs_that_the_default_crop_refuses(data, torch_untried):
     from PIL import Image
 
     file = sorted((data / "train").iterdir())[0]
     Image.new("RGB", (100, 100)).save(file)
     assert "--crop squash" in the(data, "train photos", WARN)
+    assert "--out features.h5 --crop squash --backbone" in biomass("doctor", data).stderr
     (data / "train.csv").write_text("image_path\n../out.jpg\n")
     assert "lie outside" in the(data, "train photos", FAIL)
 

@@ -28,12 +28,14 @@ def doctor(path: Path | str, as_json: bool) -> None:
     """
     with one_line_errors(needs_threads=False):
         from featurestore.errors import InputError
-        from featurestore.explore.doctor import FAIL, examine, table, to_json
+        from featurestore.explore.doctor import FAIL, OK, examine, table, to_json
 
         checks = examine(path)
         click.echo(to_json(checks) if as_json else table(checks, terminal_width()))
         is_sound = all(check.level != FAIL for check in checks)
         if is_sound and not as_json and (Path(path) / "train.csv").is_file():
-            say_next(build_first(path))
+            # a photograph that is not as the default crop needs it makes this a warning
+            fits = any(check.name == "train photos" and check.level == OK for check in checks)
+            say_next(build_first(path, fits))
         if not is_sound:
             sys.exit(InputError.exit_code)

@@ -16,11 +16,9 @@ from featurestore.errors import BiomassError
 
 CONFIGS = ("first.yaml", "configs/start.yaml")
 """A user's own config by the README's name for it, and that of a checkout."""
-FIRST_TRY = (
-    *("--crop", "squash", "--backbone", "vit_demo_patch16_dinov3"),
-    *("--image-size", 192, "--views", 4),
-)
-"""Of a build: the small backbone that comes with the package, for photographs of any shape."""
+FIRST_TRY = ("--backbone", "vit_demo_patch16_dinov3", "--image-size", 192, "--views", 4)
+"""Of a build: the small backbone that comes with the package."""
+ANY_SHAPE = ("--crop", "squash")
 
 
 def say_next(command: str, label: str = "next") -> None:
@@ -42,9 +40,13 @@ def same_without(option: str) -> str:
     return biomass(*[word for word in words if word != option])
 
 
-def build_first(data: Path | str) -> str:
-    """The build of a first store, which a CPU can do."""
-    return biomass("store", "build", "--data", data, "--out", "features.h5", *FIRST_TRY)
+def build_first(data: Path | str, fits: bool = False) -> str:
+    """The build of a first store, which a CPU can do.
+
+    fits : the default crop takes all photographs; else they may be of any shape.
+    """
+    crop = () if fits else ANY_SHAPE
+    return biomass("store", "build", "--data", data, "--out", "features.h5", *crop, *FIRST_TRY)
 
 
 def train_with(path: Path | str) -> str:
