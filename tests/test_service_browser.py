@@ -25,6 +25,7 @@ from sweeps import config
 from featurestore import FeatureStore, open_writer
 from featurestore.disk.durable import locked
 from featurestore.disk.picture_names import picture_names
+from service.page_files import PAGE, joined
 from trainer.loop.sweep import run_sweep
 
 BROWSER = Path(__file__).parent / "browser"
@@ -93,11 +94,15 @@ def url(store, hostile, sweep, tmp_path_factory) -> str:
 
 
 def fix_weight_decay(sweep: Path) -> None:
-    """As if its grid had no weight decay, and one of .02 stood in each run's config."""
+    """As if its grid had no weight decay, one of .02 stood in each run's config, and the first run
+    were of a kind that ignores lr."""
     plan = json.loads((sweep / "sweep.json").read_text())
     for settings in (plan["axes"], *plan["runs"].values()):
         del settings["optimization.weight_decay"]
     (sweep / "sweep.json").write_text(json.dumps(plan))
+    summary = pd.read_csv(sweep / "summary.csv")
+    summary.loc[summary["name"].str.startswith("001"), "optimization.lr"] = float("nan")
+    summary.to_csv(sweep / "summary.csv", index=False)
     for file in sweep.glob("*/config.yaml"):
         text = file.read_text()
         file.write_text(text.replace("weight_decay: 0.01", "weight_decay: 0.02"))
@@ -209,6 +214,33 @@ def test_columns_that_were_chosen_and_sorted_are_in_the_address(see):
         assert seen["axe"] == [] and seen["beyond"] <= 0
 
 
+def test_a_number_that_is_rounded_to_0_has_no_sign():
+    asked = "$dom.fixed(-0.04, 1), $dom.fixed(-0.06, 1), " + ", ".join(
+        f"$dom.signed('Dry_Dead_g', {value})" for value in (-0.04, 0.04, -0.06, 0.06)
+    )
+    code = f"{joined(PAGE / 'dom.js')} console.log([{asked}].join(' '))"
+    said = subprocess.run(["node", "-e", code], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["0.0", "−0.1", "0.0", "0.0", "−0.1", "+0.1"]
+
+
+def test_settings_that_a_run_ignores_and_the_mean_s_distance_are_dashes(see):
+    board = see("dashes")["board"]
+    first, second = sorted(name for name in board if name.startswith("00"))
+    assert board[first]["lr"] == "–" and float(board[second]["lr"]) > 0
+    assert board["mean (baseline)"]["vs best [95 %]"] == "–"
+
+
+def test_a_spread_without_an_interval_is_told_once(see, tmp_path):
+    path = write_predictions(tmp_path)["predictions"]
+    table = pd.read_csv(path)
+    ends = [name for name in table if name.endswith(("_low", "_high"))]
+    table.drop(columns=ends).to_csv(path, index=False)
+    with serving("--predictions", path) as url:
+        seen = see("spread", IDS[0], url)
+    assert seen["told"] == "Predictions; sd is the spread over heads and views"
+    assert seen["heads"] == ["Target", "Predicted", ""] and "50.0 g ± 1.0" in seen["first"]
+
+
 def test_one_filter_holds_on_every_page_and_in_the_address(see, store):
     state = FeatureStore.open(store).catalog.set_index("image_id")["State"]
     for seen in see("filter")["found"]:
@@ -315,7 +347,8 @@ def test_a_map_that_cannot_be_drawn_is_not_offered_and_shows_no_points(see):
 
 
 def test_what_the_server_refuses_is_told_in_its_words(see):
-    assert "nobody" in see("refused", "nobody")["told"]
+    seen = see("refused", "nobody")
+    assert "nobody" in seen["told"] and "among" not in seen["around"]
 
 
 def test_two_runs_are_compared_swapped_bookmarked_and_opened(see, store):

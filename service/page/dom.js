@@ -47,14 +47,16 @@ export function alike(values, digits = 4) {
   return value => (Number.isFinite(value) ? fixed(value, most) : num(value));
 }
 
-export const fixed = (value, decimals) => (Number.isFinite(value) ? value.toFixed(decimals).replace("-", "−") : UNKNOWN);
+export const fixed = (value, decimals) => (Number.isFinite(value) ? withSign(value, Math.abs(value).toFixed(decimals)) : UNKNOWN);
+/** The text of a number's size with its sign before it; none where it was rounded to 0. */
+export const withSign = (value, size, plus = "") => `${Number(size) === 0 ? "" : value < 0 ? "−" : plus}${size}`;
 /** Of a target: grams, where its name ends so, to a tenth; what else there is to three digits, its unit is not known. */
 export const unitOf = name => (name.endsWith("_g") ? " g" : "");
 export const amount = (name, value) => (unitOf(name) ? fixed(value, 1) : num(value, 3));
 export const withUnit = (name, value) => `${amount(name, value)}${Number.isFinite(value) ? unitOf(name) : ""}`;
 export const axisOf = name => (unitOf(name) ? ", g" : "");
 export const signed = (name, value) =>
-  typeof value === "number" ? `${value < 0 ? "−" : "+"}${amount(name, Math.abs(value))}` : UNKNOWN;
+  Number.isFinite(value) ? withSign(value, amount(name, Math.abs(value)), "+") : UNKNOWN;
 export const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
 /** A column as people read it: without its unit, which stands with the numbers. */
 export const plain = name => name.replace(/_g$/, "").replace(/_/g, " ");

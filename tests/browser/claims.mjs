@@ -236,7 +236,7 @@ const CLAIMS = {
     const page = await open(browser, `page=photograph&image=${encodeURIComponent(word)}`);
     const told = await page.locator("[role=alert]").textContent();
     expect(404);
-    return { told };
+    return { told, around: await page.locator(".around").textContent() };
   },
 
   async unknown(browser) {

@@ -1,6 +1,6 @@
 // Tables: what stands first at every width, and what the address keeps.
 
-import { beyond, drawn, open, violations } from "./tools.mjs";
+import { beyond, drawn, open, violations, word } from "./tools.mjs";
 
 const WIDTHS = [320, 390, 1280];
 
@@ -13,6 +13,29 @@ const seen = table =>
   });
 
 export const TABLES = {
+  /** Cells of a leaderboard by run and heading. */
+  async dashes(browser) {
+    const page = await open(browser, "page=sweeps&sweep=again"),
+      table = page.locator("table").first();
+    const board = await table.evaluate(made => {
+      const heads = [...made.tHead.rows].at(-1).cells,
+        cellsOf = row => [...row.cells].map((cell, i) => [heads[i].textContent, cell.textContent]);
+      return Object.fromEntries([...made.tBodies[0].rows].map(row => [row.cells[0].textContent, Object.fromEntries(cellsOf(row))]));
+    });
+    return { board };
+  },
+
+  /** A prediction's table. */
+  async spread(browser) {
+    const page = await open(browser, `page=prediction&image=${encodeURIComponent(word)}`),
+      table = page.locator("table").first();
+    return {
+      told: await table.getAttribute("aria-label"),
+      heads: await table.locator("thead tr:last-child > *").allTextContents(),
+      first: await table.locator("tbody tr").first().textContent(),
+    };
+  },
+
   async first(browser) {
     const found = {};
     for (const width of WIDTHS) {

@@ -6,7 +6,7 @@ import { span, track } from "../bars.js";
 import { gallery, hoverCard } from "../cards.js";
 import { category, css, scale } from "../colours.js";
 import { axisOf, count, fixed, num, plain, signed, unitOf } from "../dom.js";
-import { el, foremost, pending, problem, section, select, subsection, twins } from "../dom.js";
+import { el, foremost, pending, problem, section, select, subsection, twins, withSign } from "../dom.js";
 import { filtered, isFiltered } from "../filter.js";
 import { lines } from "../lines.js";
 import { savers } from "../save.js";
@@ -103,7 +103,7 @@ const nameOfRow = ({ score, target }) =>
 
 function withInterval({ difference, low, high }, digits) {
   if (!Number.isFinite(difference)) return "not known";
-  const sign = value => (value > 0 ? "+" : "") + fixed(value, digits),
+  const sign = value => withSign(value, fixed(Math.abs(value), digits), "+"),
     known = [low, high].every(Number.isFinite);
   return `${sign(difference)}${known ? ` [${sign(low)}, ${sign(high)}]` : ", interval not known"}`;
 }

@@ -80,7 +80,7 @@ function around(about, state) {
     event.preventDefault();
     if (find.value.trim()) go(href({ image: find.value.trim(), patch: null }));
   };
-  const place = at === null ? `not among these ${n.toLocaleString("en")}` : `${(at + 1).toLocaleString("en")} of ${n.toLocaleString("en")}`,
+  const place = !n ? "" : at === null ? `not among these ${n.toLocaleString("en")}` : `${(at + 1).toLocaleString("en")} of ${n.toLocaleString("en")}`,
     lines = row ? told(row.target, row) : [];
   return el(
     "nav",

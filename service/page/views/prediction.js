@@ -77,11 +77,15 @@ function table(targets, row) {
     return track(rangeOf(target), { value: row[target.name], low, high });
   };
   const spread = target => (target.sd ? amount(target.name, row[`${target.name}_sd`]) : "");
+  const hasSpread = numbers.some(target => target.sd),
+    hasIntervals = numbers.some(target => target.low && target.high);
+  const spreads = { key: "sd", title: "± sd", of: target => row[`${target.name}_sd`], show: spread },
+    told = `Predictions${hasIntervals ? " with their intervals" : ""}${hasSpread ? "; sd is the spread over heads and views" : ""}`;
   const columns = [
     { key: "name", title: "Target", text: true, of: target => plain(target.name) },
     { key: "predicted", title: "Predicted", text: true, of: target => row[target.name], show: target => inWords(target, row) },
     { plain: true, key: "chart", title: "Chart", show: chart },
-    ...(numbers.some(target => target.sd) ? [{ key: "sd", title: "± sd", of: target => row[`${target.name}_sd`], show: spread }] : []),
+    ...(hasSpread && hasIntervals ? [spreads] : []), // without intervals it stands with what is predicted
   ];
-  return sortable("Predictions with their intervals; sd is the spread over heads and views", columns, targets, { name: "targets" });
+  return sortable(told, columns, targets, { name: "targets" });
 }

@@ -194,7 +194,11 @@ function leaderboard(rows, names, chosen, about, among) {
       group: ALL,
       title: "vs best [95 %]",
       of: row => row.vs_best,
-      show: row => (row.name === first ? "best" : compared.has(row.name) ? toCompare(about, first, row) : vsBest(row)),
+      show: row => {
+        if (row.name === first) return "best";
+        if (compared.has(row.name)) return toCompare(about, first, row);
+        return Number.isFinite(row.vs_best) ? vsBest(row) : "–"; // the mean is compared with nothing
+      },
     },
     ...settingNames.map(name => ({
       key: name,
@@ -202,7 +206,7 @@ function leaderboard(rows, names, chosen, about, among) {
       title: name.replace(/^.*\./, ""),
       of: row => row[name],
       text: rows.some(row => typeof row[name] === "string"),
-      show: row => (points.has(row.name) ? num(row[name]) : "–"), // what is no point has no settings
+      show: row => (row[name] === null || !points.has(row.name) ? "–" : num(row[name])), // no point, or its kind ignores it
     })),
     ...inGroups(parts.filter(part => !isFirst(part))),
   ];
