@@ -416,6 +416,7 @@ def test_the_first_experiment_writes_out_what_other_defaults_would_change(load):
         "augmentation.mixup.enabled": True,
         "trainer.best_by": "loss",
         "inference.constraints": "clip",
+        "inference.tta_indices": [0, 1, 2, 3],
         "cv.n_folds": 5,
         "cv.groups": "site",
         "cv.splitter": "group_kfold",

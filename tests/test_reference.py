@@ -1,10 +1,12 @@
 """docs/config.md is what the models say; its least config is one."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from commands import biomass
 
 from trainer.config.reference import reference
@@ -34,13 +36,12 @@ def test_its_least_config_is_one(tmp_path):
 @pytest.mark.parametrize("epochs", [1, 20, 200])
 def test_its_least_config_trains_without_a_remark_on_its_own_defaults(tmp_path, store, epochs):
     (tmp_path / "least.yaml").write_text(LEAST)
-    # the store has three views
-    changes = {"dataset.store": store, "trainer.num_epochs": epochs, "inference.tta_indices": [0]}
+    changes = {"dataset.store": store, "trainer.num_epochs": epochs}
     assert prepare_sweep(SweepConfig.load(tmp_path / "least.yaml", changes), "cpu").remarks == []
 
 
 def test_its_least_config_ends_without_a_warning(tmp_path, store):
-    short = "trainer: {num_epochs: 3}\ninference: {tta_indices: [0]}\ncv: {n_folds: 2}\n"
+    short = "trainer: {num_epochs: 3}\ncv: {n_folds: 2}\n"
     (tmp_path / "least.yaml").write_text(LEAST + short)
     said = biomass(
         "train",
@@ -54,6 +55,12 @@ def test_its_least_config_ends_without_a_warning(tmp_path, store):
         "cpu",
     )
     assert "warning" not in said.stderr and "ema_decay" not in said.stdout
+    # of the four plain flips the store has three, and the sweep keeps which they were
+    (sweep,) = (tmp_path / "runs").iterdir()
+    kept = [json.loads((sweep / "sweep.json").read_text())["base"]]
+    kept += [yaml.safe_load(path.read_text()) for path in sweep.glob("*/config.yaml")]
+    assert len(kept) > 3
+    assert all(each["inference"]["tta_indices"] == [0, 1, 2] for each in kept)
 
 
 def test_short_trainings_forget_their_first_weights_and_long_ones_are_as_before():

@@ -12,8 +12,10 @@ from trainer.config.section import Count, CountFromZero, Section
 USUAL_FOLDS = 5
 
 
-def _each_once(value: list[int]) -> list[int]:
-    if len(set(value)) < len(value):
+def _each_once(value: list[int] | None) -> list[int] | None:
+    if value == []:
+        raise ValueError("found [], expected one number or more")
+    if value and len(set(value)) < len(value):
         raise ValueError(
             f"found {reprlib.repr(value)}, expected each once: "
             "what is there twice would count twice"
@@ -22,13 +24,9 @@ def _each_once(value: list[int]) -> list[int]:
 
 
 class InferenceConfig(Section):
-    tta_indices: Annotated[list[CountFromZero], Field(min_length=1), AfterValidator(_each_once)] = [
-        0,
-        1,
-        2,
-        3,
-    ]
-    """Views averaged when `best` and `last` are scored; 0 to 3 are the plain flips."""
+    tta_indices: Annotated[list[CountFromZero] | None, AfterValidator(_each_once)] = None
+    """Views averaged when `best` and `last` are scored; 0 to 3 are the plain flips. null = these
+    four, or as many as the store has."""
 
     constraints: Literal["order", "clip"] = "order"
     """How averaged masses are made to hold Total >= GDM >= Green >= 0: isotonic projection, or

@@ -315,7 +315,7 @@ def check_store(store: FeatureStore, config: PointConfig) -> None:
                 "change one of the two"
             )
     n_views = len(tokens.views)
-    if beyond := [i for i in config.inference.tta_indices if i >= n_views]:
+    if beyond := [i for i in config.inference.tta_indices or () if i >= n_views]:
         names = ", ".join(view.name for view in tokens.views)
         raise InputError(
             f"inference.tta_indices: {beyond}, the store has {n_views} views, numbered from 0 "

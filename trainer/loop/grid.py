@@ -11,7 +11,7 @@ import math
 import re
 import reprlib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -160,6 +160,11 @@ class SweepConfig:
         """The same points with other values of some keys of `cv`."""
         cv = self.base.cv.model_copy(update=values)
         return replace(self, base=self.base.model_copy(update={"cv": cv}))
+
+    def with_views(self, numbers: Sequence[int]) -> Self:
+        """The same points, scored under these views."""
+        inference = self.base.inference.model_copy(update={"tta_indices": list(numbers)})
+        return replace(self, base=self.base.model_copy(update={"inference": inference}))
 
     def settings(self, index: int) -> dict[str, Any]:
         """A point's values on the axes that make a difference to it."""

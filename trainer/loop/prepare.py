@@ -273,6 +273,8 @@ def prepare_sweep(
     if base.dataset.store is None and not base.dataset.stores:
         raise InputError("dataset.store: no store; name one in the config or with --store")
     data = TrainingData.open(base, dtype, choose_device(device), check)
+    if base.inference.tta_indices is None:
+        config = config.with_views(range(min(4, len(data.first.tokens.views))))
     if data.targets.preset:
         for remark in height_remarks(data.catalog):
             warnings.warn(f"{data.store.path}: {remark}", stacklevel=2)
