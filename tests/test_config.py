@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import InputError
@@ -364,6 +364,7 @@ def test_an_absent_file_is_named(tmp_path):
     lr=st.floats(1e-300, 1e300),
     store=st.sampled_from([None, Path("2e-3"), Path("a: b")]),
 )
+@example(name=12 * "\U0010aae9" + "&", lr=1.0, store=None)  # libyaml folds it elsewhere
 def test_a_dumped_config_loads_again(tmp_path_factory, name, lr, store):
     point = PointConfig.model_validate(
         {

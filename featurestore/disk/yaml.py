@@ -1,6 +1,7 @@
 """YAML of plain values, written and read: no tags, aliases, dates or keys that are given twice."""
 
 import reprlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,12 @@ class _PlainLoader(yaml.SafeLoader):
 
 def as_yaml(value: Any, **style: Any) -> str:
     """The YAML of plain values, as `yaml.safe_dump` gives it."""
-    try:
-        # libyaml's, where PyYAML was built with it: the same text in a quarter of the time
-        return yaml.dump(value, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), **style)
-    except UnicodeEncodeError:  # a path that is not UTF-8, which PyYAML itself escapes
-        return yaml.safe_dump(value, **style)
+    text = "\\"
+    with suppress(UnicodeEncodeError):  # a path that is not UTF-8, which PyYAML itself escapes
+        # libyaml's, where PyYAML was built with it: in a quarter of the time
+        text = yaml.dump(value, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), **style)
+    # the same text, but for where a line with escapes is folded
+    return yaml.safe_dump(value, **style) if "\\" in text else text
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
