@@ -298,6 +298,8 @@ def test_a_sweep_that_lists_no_runs_still_tells_its_settings(finished, tmp_path)
     plan = json.loads((finished / "sweep.json").read_text())
     whole, parameters = sweeps.plan(finished)
     assert whole["points"] == "2" and len(parameters) == 2
+    named = sweeps.describe(finished, (whole, parameters))["settings"]
+    assert (whole["views averaged"], named["views averaged"]) == ("0, 2", "plain, vflip")
     (tmp_path / "sweep.json").write_text(
         json.dumps({name: plan[name] for name in ("base", "axes")})
     )

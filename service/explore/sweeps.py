@@ -15,7 +15,7 @@ import pandas as pd
 from featurestore.disk.tables import find_table
 from featurestore.errors import BiomassError, InputError
 from featurestore.photos.targets import CSIRO, Target, Targets
-from trainer.config.scoring import CvConfig
+from service.explore.settings import in_words, with_view_names
 from trainer.config.section import fields_of
 from trainer.loop.baselines import BASELINES, LOGISTIC
 from trainer.loop.grid import PointConfig, SweepConfig, idle_keys, load_point
@@ -67,6 +67,8 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
     plan : what `plan` made of this sweep.
     """
     settings, parameters = plan
+    names = run_names(sweep)
+    spec = read_json(sweep / names[0] / "spec.json") if names else None
     summary = read_json(sweep / SUMMARY) or {}
     table = _summary(sweep)
     # a baseline that tells nothing of what ranks has no score
@@ -76,7 +78,7 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
     targets = targets_of_sweep(sweep)
     score = score_of(sweep, targets)
     runs = []
-    for name in run_names(sweep):
+    for name in names:
         if name == REFIT:
             continue
         about = {
@@ -91,7 +93,7 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
     blends = [{"name": name, "score": scores.get(name)} for name in blend_names(sweep)]
     return {
         "finished": bool(summary),
-        "settings": settings,
+        "settings": with_view_names(settings, spec or {}),
         "runs": runs,
         "blends": blends,
         "best": summary.get("best"),
@@ -214,43 +216,9 @@ def plan(sweep: Path) -> Plan:
         config = SweepConfig.of(found["base"], found["axes"], sweep / "sweep.json")
         runs = found.get("runs", {})
         parameters = {name: dict(settings) for name, settings in runs.items()}
-        return _in_words(config, len(runs)), parameters
+        return in_words(config, len(runs)), parameters
     except (BiomassError, AttributeError, KeyError, TypeError, ValueError):
         return {}, {}
-
-
-def _in_words(config: SweepConfig, n_points: int) -> dict[str, str]:
-    """n_points : 0 where they are not known."""
-    base = config.base
-    points = {"points": str(n_points)} if n_points else {}
-    cv = base.cv
-    trainer = base.trainer
-    mixup = base.augmentation.mixup
-    axes = {}
-    for key, values in config.axes.items():
-        axes[f"grid: {key}"] = ", ".join(map(str, values))
-    trained = f"only fold {cv.fold} of {cv.n_folds}" if cv.lone_fold else str(cv.n_folds)
-    places = base.dataset.stores.values() or [base.dataset.store]
-    return {
-        "name": base.experiment.name,
-        "store": ", ".join(Path(place or "").name for place in places),
-        **points,
-        **axes,
-        "folds": f"{trained} x {cv.repeats} repeats, {_kept_together(cv)}",
-        "training": f"{trainer.num_epochs} epochs, batches of {trainer.batch_size}",
-        "mixup": mixup.kind if mixup.on else "none",
-        "views averaged": ", ".join(map(str, base.inference.tta_indices)),
-        "seed": str(base.experiment.seed),
-    }
-
-
-def _kept_together(cv: CvConfig) -> str:
-    if cv.folds:
-        return "dealt by a folds table"
-    if cv.groups == "none":
-        return "each photograph on its own"
-    columns = [cv.groups] if isinstance(cv.groups, str) else cv.groups
-    return f"{' and '.join(columns)} kept together"
 
 
 def leaderboard(sweep: Path) -> pd.DataFrame:
