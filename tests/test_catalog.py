@@ -185,7 +185,7 @@ def test_a_row_is_known_by_its_last_line_however_far_down(csv, line_break, cell)
     assert table["path"].tolist() == [f"{n}.jpg" for n in range(2 * BLOCK)]
     assert set(table["x"]) == {cell.strip('"')}
     torn = line_break.join([*lines, "", f"one cell in {cell}"])
-    with pytest.raises(InputError, match=f"line {at + 2 + cell.count(chr(10))}: 1 cells"):
+    with pytest.raises(InputError, match=f"line {at + 2 + cell.count(chr(10))}: 1 cell"):
         read_table(csv(torn))
 
 
@@ -204,7 +204,7 @@ def test_paths_keep_their_unicode_and_commas(csv):
         ('path\n"a.jpg\n', "line 2: not CSV"),
         ("path,x,x\na.jpg,1,2\n", "header has x twice"),
         (",path\n0,a.jpg\n", "a column without a name"),
-        ("path,x\na.jpg,1\nb.jpg\n", "header has 2 cells.*line 3: 1 cells"),
+        ("path,x\na.jpg,1\nb.jpg\n", "header has 2 cells.*line 3: 1 cell"),
         ("file,x\na.jpg,1\n", "no column image_path; found file, x; a long CSV needs sample_id"),
         (
             "sample_id,target\na__b,1\n",
@@ -374,7 +374,7 @@ def test_a_file_has_one_path_however_it_is_reached(csv, tmp_path, name):
 
 def test_a_folder_in_place_of_a_photograph_is_missing(csv, tmp_path):
     (tmp_path / "a.jpg").mkdir()
-    with pytest.raises(InputError, match="1 of 1 photographs are missing"):
+    with pytest.raises(InputError, match="1 of 1 photograph is missing"):
         find_photographs(catalog_of(csv, "a.jpg"), tmp_path)
 
 
@@ -394,7 +394,7 @@ def test_B27_photographs_outside_the_root_are_refused(csv, tmp_path, path):
     (tmp_path / "out.jpg").touch()
     (root / "link.jpg").symlink_to(tmp_path / "out.jpg")
     frame = catalog_of(csv, path.format(parent=tmp_path))
-    with pytest.raises(InputError, match="1 of 1 photographs lie outside; use relative paths"):
+    with pytest.raises(InputError, match="1 of 1 photograph lies outside; use relative paths"):
         find_photographs(frame, root)
 
 
@@ -406,6 +406,6 @@ def test_paths_that_lead_inside_are_told_as_they_should_be(csv, tmp_path):
     with pytest.raises(InputError) as caught:
         find_photographs(catalog_of(csv, *names), root)
     outside, drive, inside, *paths = str(caught.value).splitlines()
-    assert "1 of 4 photographs lie outside" in outside and "C:" in drive
-    assert "2 of 4 photographs lie inside, but their paths are absolute" in inside
+    assert "1 of 4 photographs lies outside" in outside and "C:" in drive
+    assert "2 of 4 photographs lie inside, but by paths that are absolute" in inside
     assert paths == [f"  {name} -> a.jpg" for name in names[:2]]

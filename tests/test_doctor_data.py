@@ -111,7 +111,7 @@ def test_a_train_csv_of_one_letter(data):
 
 def test_labels_that_train_would_refuse(data):
     known = read_catalog(data / "train.csv")["GDM_g"]
-    assert "1 images lack a mass" in the(
+    assert "1 image lacks a mass" in the(
         relabelled(data, GDM_g=[*known[:-1], None]), "labels", FAIL
     )
 
@@ -150,7 +150,7 @@ def test_sums_that_are_off(data):
 
 
 def test_heights_of_text_and_masses_of_zero(data):
-    assert "6 cells are not numbers" in the(relabelled(data, Height_Ave_cm="tall"), "labels", WARN)
+    assert "6 cells are no numbers" in the(relabelled(data, Height_Ave_cm="tall"), "labels", WARN)
     zero = dict.fromkeys(["Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "GDM_g", "Dry_Total_g"], 0)
     assert "all masses are 0" in the(relabelled(data, Height_Ave_cm=1, **zero), "labels", WARN)
 
@@ -164,7 +164,7 @@ def test_sites(data):
         relabelled(data, Sampling_Date=[*dates[:4], "3/4/2015", "2015-04-03"]), "sites", FAIL
     )
     texts = relabelled(data, Sampling_Date=[*dates[:5], "yesterday"])
-    assert "1 of 6 cells are no dates" in the(texts, "sites", WARN)
+    assert "1 of 6 cells is no date" in the(texts, "sites", WARN)
     assert "'yesterday'" in the(texts, "sites", WARN)
     assert "train with cv.groups none" in the(
         relabelled(data, Sampling_Date="2015/9/4", State="Tas"), "sites", WARN
@@ -183,7 +183,7 @@ def test_photographs_that_the_default_crop_refuses(data, torch_untried):
     assert "--crop squash" in the(data, "train photos", WARN)
     assert "--out features.h5 --crop squash --backbone" in biomass("doctor", data).stderr
     (data / "train.csv").write_text("image_path\n../out.jpg\n")
-    assert "lie outside" in the(data, "train photos", FAIL)
+    assert "lies outside" in the(data, "train photos", FAIL)
 
 
 def test_a_folder_of_test_photographs_alone(data):

@@ -112,7 +112,7 @@ def test_a_missing_column_is_refused_with_those_that_are_there():
 def test_missing_values_are_listed():
     frame = farms()
     frame.loc[4, "Plot"] = np.nan
-    says = r"cv.groups: column Plot is empty for 1 images; .*\n  ID004"
+    says = r"cv.groups: column Plot is empty for 1 image; .*\n  ID004"
     with pytest.raises(InputError, match=says):
         splits(frame, ["Plot"])
 
@@ -166,7 +166,7 @@ def test_a_text_among_the_dates_of_a_group_is_named():
     frame = farms()
     frame.loc[3, "Date"] = "yesterday"
     (said,) = doubts_about_groups(splits(frame), frame, FARM_AND_DATE)
-    assert said.startswith("cv.groups: Date: 1 of 60 cells are no dates, so one visit may")
+    assert said.startswith("cv.groups: Date: 1 of 60 cells is no date, so one visit may")
     assert said.endswith(":\n  ID003: 'yesterday'")
 
 

@@ -41,7 +41,7 @@ def test_K4_build_names_what_train_csv_no_longer_has(pasture, built, tmp_path):
         said = biomass(
             "store", "build", "--data", data, "--out", store, "--views", "plain,hsv", *TINY, *plan
         ).stderr
-        assert f"lacks 1 images that {store} holds" in said and f"\n  {gone[6:-4]}" in said
+        assert f"lacks 1 image that {store} holds" in said and f"\n  {gone[6:-4]}" in said
         assert (
             f"biomass store convert {store} NEW --images FILE" in said
             and "biomass train --images FILE" in said

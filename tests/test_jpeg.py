@@ -265,7 +265,7 @@ def test_L7_verify_lists_it(data, older):
     first = photographs(data, "train")[0]
     assert (
         f"{first.stem} (all views): its photograph is damaged inside the picture" in stderr
-        and "1 faults" in stderr
+        and "1 fault" in stderr
     )
 
 

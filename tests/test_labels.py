@@ -136,7 +136,7 @@ def test_K3_train_refuses_what_is_beyond_the_tolerance_before_it_leaves_anything
 
 def test_K3_a_sweep_begun_before_only_warns(tmp_path):
     wide = config(tmp_path, unbalanced_store(tmp_path), kind="ridge", lr="1e-2")
-    with pytest.raises(InputError, match="1 masses"):
+    with pytest.raises(InputError, match="1 mass is not the sum of its parts"):
         prepare_sweep(wide, "cpu")
     with pytest.warns(UserWarning, match="the sweep began with these labels"):
         prepare_sweep(wide, "cpu", begun=True)
@@ -148,7 +148,7 @@ def test_a_height_that_is_text_is_told_at_build_and_at_train(pasture, tmp_path):
         "store", "build", "--data", data, "--out", tmp_path / "f.h5", "--views", "1", *TINY
     ).stderr
     line = (
-        "Height_Ave_cm: 1 cells are not numbers, so heads do not learn these heights:\n  "
+        "Height_Ave_cm: 1 cell is no number, so heads do not learn these heights:\n  "
         f"{image_id}: 'tall'"
     )
     assert line in said

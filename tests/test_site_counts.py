@@ -74,7 +74,7 @@ def test_K2_train_warns_of_sites_that_look_alike(tmp_path):
         labels=lambda frame: frame.assign(State=["Tas", "Tasmania"] * 15, Sampling_Date="May"),
     )
     with pytest.warns(
-        UserWarning, match=r"f.h5: sites that look alike \(1 pairs\)(?s:.*)Tas_May \| Tasmania_May"
+        UserWarning, match=r"f.h5: sites that look alike \(1 pair\)(?s:.*)Tas_May \| Tasmania_May"
     ):
         prepare_sweep(config(tmp_path, store, n_folds=2), "cpu")
 

@@ -157,7 +157,7 @@ def test_K2_dates_that_look_alike_are_named(pair):
     assert (
         count_sites(frame) == 3
         and all(f"Tas_{date}" in said for date in pair)
-        and "(1 pairs)" in said
+        and "(1 pair)" in said
     )
 
 

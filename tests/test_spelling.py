@@ -92,7 +92,7 @@ def test_a_store_keeps_ids_that_were_stems_of_paths_as_written():
 def test_no_spelling_leads_out_of_the_folder(tmp_path, path):
     (tmp_path / "out.jpg").touch()
     data = folder(tmp_path / "data", "train/a.jpg", path)
-    with pytest.raises(InputError, match="lie outside"):
+    with pytest.raises(InputError, match="lies outside"):
         find_photographs(read_catalog(data / "train.csv"), data)
 
 

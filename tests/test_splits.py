@@ -241,7 +241,7 @@ def test_a_missing_column_is_named(catalog, column):
 @pytest.mark.parametrize(("column", "value"), [("State", ""), ("Sampling_Date", None)])
 def test_an_empty_value_is_listed(catalog, column, value):
     catalog.loc[3, column] = value
-    with pytest.raises(InputError, match=rf"column {column} is empty for 1 images.*\n  ID003"):
+    with pytest.raises(InputError, match=rf"column {column} is empty for 1 image.*\n  ID003"):
         splits(catalog)
 
 

@@ -372,7 +372,7 @@ def test_labels_that_are_no_masses_are_refused_by_id(tmp_path):
             "Dry_Clover_g": [0, 0.0],
         }
     )
-    with pytest.raises(InputError, match="1 images lack.*\n  B"):
+    with pytest.raises(InputError, match="1 image lacks.*\n  B"):
         labels_of(catalog, csiro(), torch.float32, torch.device("cpu"))
     with pytest.raises(InputError, match="no column GDM_g"):
         labels_of(catalog.drop(columns="GDM_g"), csiro(), torch.float32, torch.device("cpu"))

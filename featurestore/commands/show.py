@@ -10,6 +10,7 @@ from featurestore.commands.next_steps import biomass, say_next
 from featurestore.commands.options import FOLDER, STORE, former_name, max_pixels_option
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
+from featurestore.counts import count_of
 from featurestore.disk.imports import quick_imports
 from featurestore.disk.terminal import terminal_width
 from featurestore.disk.urls import is_url
@@ -103,7 +104,8 @@ def store_verify(path: Path, data: Path | None, max_pixels: int | None, mend: bo
                 report = repair(path, bar.update)
             else:
                 report = verify(opened, bar.update, data, max_pixels)
-        told = f"{path}: {report.n_sealed} of {report.n_images} images sealed; read {report.pace()}"
+        sealed = count_of(report.n_sealed, "image", report.n_images)
+        told = f"{path}: {sealed} sealed; read {report.pace()}"
         if report:
             told += "\nall as committed"
         n_unsealed = len(report.damaged) if mend else 0
@@ -112,12 +114,16 @@ def store_verify(path: Path, data: Path | None, max_pixels: int | None, mend: bo
             done = ""
             advice = ""
             if mend:
-                done = f"; un-sealed {n_unsealed} images, the next build makes them again"
+                done = (
+                    f"; un-sealed {count_of(n_unsealed, 'image')}, which the next build makes again"
+                )
             elif report.damaged:
                 repair_it = biomass("store", "verify", path, "--repair")
                 advice = f"\n`{repair_it}` un-seals them; the next build makes them again"
             faults = list_some(report.faults, 10_000)
-            raise StoreDamaged(f"{path}: {len(report.faults)} faults{done}:{faults}{advice}")
+            raise StoreDamaged(
+                f"{path}: {count_of(len(report.faults), 'fault')}{done}:{faults}{advice}"
+            )
 
 
 @click.command("diff")

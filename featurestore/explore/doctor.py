@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from featurestore.checks import FAIL, OK, WARN, Check
+from featurestore.counts import count_of
 from featurestore.disk.terminal import hung
 from featurestore.disk.urls import CACHE, as_kept, default_root, is_elsewhere
 from featurestore.disk.usable import (
@@ -186,8 +187,8 @@ def check_store(path: Path | str) -> Check:
             n_open = store.n_images - n_sealed - n_skipped
             skipped = f", {n_skipped} skipped" if n_skipped else ""
             found = (
-                f"{store.path}: {n_sealed} of {store.n_images} images sealed{skipped}, "
-                f"{len(store.view_names)} views, {store.spec.tokens.model}"
+                f"{store.path}: {count_of(n_sealed, 'image', store.n_images)} sealed{skipped}, "
+                f"{count_of(len(store.view_names), 'view')}, {store.spec.tokens.model}"
             )
     except BiomassError as err:  # it says what to do
         cause = MODIFIED if os.path.exists(path) else ""

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 
+from featurestore.counts import count_of
 from featurestore.format.spec import POOLED
 from featurestore.read.reader import Reader
 
@@ -31,7 +32,8 @@ def facts(store: Reader) -> dict[str, str]:
     pooled_only = "" if store.spec.has_patches else "; pooled only, no patch tokens"
     bits = f"; 16-bit photographs read as {t.bits} bits" if t.bits else ""
     return {
-        "images": f"{n} images x {len(t.views)} views, {store.n_sealed} sealed / {n} total, "
+        "images": f"{count_of(n, 'image')} x {count_of(len(t.views), 'view')}, "
+        f"{store.n_sealed} sealed / {n} total, "
         f"{n_skipped} skipped, room for {store.layout.n}",
         "tokens": f"{t.n_tiles} tile(s) x ({rows}) x {t.width} float16{rounded}{pooled_only}",
         "size": _size_text(store.size_bytes),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from featurestore.counts import count_of
 from featurestore.format.spec import OWN_COLUMNS
 from featurestore.photos.columns import tidy
 from featurestore.photos.dates import are_dates
@@ -34,7 +35,7 @@ class Candidate:
     def __str__(self) -> str:
         """E.g. `class of 4 values, 118 of 120 photographs`."""
         kind = f"class of {self.n_values} values" if self.kind == "class" else self.kind
-        return f"{kind}, {self.n_known} of {self.n_images} photographs"
+        return f"{kind}, {count_of(self.n_known, 'photograph', self.n_images)}"
 
 
 def could_be_targets(frame: pd.DataFrame) -> list[Candidate]:

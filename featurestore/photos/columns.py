@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from featurestore.counts import count_of
 from featurestore.errors import InputError, list_some
 
 
@@ -19,7 +20,8 @@ def require_columns(frame: pd.DataFrame, columns: Iterable[str], key: str = "fol
         if empty.any():
             ids = ids_of(frame)[empty].tolist()
             raise InputError(
-                f"{key}: column {column} is empty for {len(ids)} images; fill it in or leave them "
+                f"{key}: column {column} is empty for {count_of(len(ids), 'image')}; fill it in or "
+                f"leave them "
                 f"out:{list_some(ids)}"
             )
 

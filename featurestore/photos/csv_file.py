@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from featurestore.counts import count_of
 from featurestore.disk.messages import say
 from featurestore.errors import InputError, NoAccessError
 from featurestore.photos.separators import SEPARATORS, separator_of, with_points
@@ -178,10 +179,10 @@ def _uneven_rows(
     separator: str,
 ) -> InputError:
     """The error of rows, by their last line, that have more or fewer cells than the header."""
-    problem = f"the header has {len(header)} cells, these rows do not"
+    problem = f"the header has {count_of(len(header), 'cell')}, these rows do not"
     if separator == "," and any(_has_split_number(row, header) for row in ragged.values()):
         problem += " (with decimal commas, separate the cells with ; or write points)"
-    cells = [f"line {line}: {len(row)} cells" for line, row in ragged.items()]
+    cells = [f"line {line}: {count_of(len(row), 'cell')}" for line, row in ragged.items()]
     return error_listing(csv_path, problem, cells)
 
 

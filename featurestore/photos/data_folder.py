@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from featurestore.checks import FAIL, OK, WARN, Check
+from featurestore.counts import count_of, for_count
 from featurestore.errors import InputError, list_some
 from featurestore.format.spec import MAX_PIXELS
 from featurestore.photos.catalog import read_catalog, read_test
@@ -52,7 +53,7 @@ def check_data(folder: Path) -> Iterator[Check]:
         except InputError as err:
             yield Check("train.csv", FAIL, str(err))
         else:
-            yield Check("train.csv", OK, f"{len(frame)} images")
+            yield Check("train.csv", OK, count_of(len(frame), "image"))
             yield from _photographs(
                 frame,
                 folder,
@@ -70,7 +71,7 @@ def check_data(folder: Path) -> Iterator[Check]:
         else:
             frame = asked.images
             rows = f", {len(asked.rows)} rows of a submission" if asked.is_long else ""
-            yield Check("test.csv", OK, f"{len(frame)} images{rows}")
+            yield Check("test.csv", OK, f"{count_of(len(frame), 'image')}{rows}")
             yield from _photographs(
                 frame,
                 folder,
@@ -177,7 +178,8 @@ def _photographs(
         yield Check(name, FAIL, found, f"{mend}, or {without}")
     elif n_of["aspect"]:
         found = (
-            f"{n_of['aspect']} of {len(paths)} have not the aspect that --crop {DEFAULT_CROP} "
+            f"{n_of['aspect']} of {len(paths)} {for_count(n_of['aspect'], 'has', 'have')} not the "
+            f"aspect that --crop {DEFAULT_CROP} "
             "(the default) needs, 2:1"
         )
         yield Check(

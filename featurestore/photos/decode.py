@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from featurestore.counts import count_of
 from featurestore.disk.threads import Pool
 from featurestore.disk.usable import give_back_freed_memory, usable_cpus
 from featurestore.errors import InputError, NoAccessError, list_some
@@ -210,7 +211,7 @@ def check_photographs(paths: list[Path], crop: Crop) -> tuple[int, int]:
     size, unusable = inspect_photographs(paths, crop)
     if unusable:
         raise InputError(
-            f"{len(unusable)} of {len(paths)} photographs cannot be "
+            f"{count_of(len(unusable), 'photograph', len(paths))} cannot be "
             f"used:{list_some([each.why for each in unusable.values()])}"
         )
     return size

@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
+from featurestore.counts import count_of, for_count
 from featurestore.errors import InputError, NoAccessError
 from featurestore.photos.tables import error_listing
 
@@ -100,7 +101,8 @@ def find_photographs(
     if gone and not missing:
         raise error_listing(
             root,
-            f"{len(gone)} of {len(found)} photographs are missing; is this the folder that the "
+            f"{count_of(len(gone), 'photograph', len(found))} {for_count(len(gone), 'is', 'are')} "
+            f"missing; is this the folder that the "
             f"paths start from?{f' ({without} goes without them)' if without else ''}",
             gone,
             most=len(gone),
@@ -114,12 +116,17 @@ def _refuse_astray(root: Path, n: int, away: list[str], inside: list[str], allow
     problems = []
     other = f", or allow it with {allow}" if allow else ""
     if away:
-        problem = f"{len(away)} of {n} photographs lie outside; use relative paths below it{other}"
+        problem = (
+            f"{count_of(len(away), 'photograph', n)} {for_count(len(away), 'lies', 'lie')} "
+            f"outside; use relative paths below it{other}"
+        )
         problems.append(error_listing(root, problem, away, most=len(away)))
     if inside:
         problem = (
-            f"{len(inside)} of {n} photographs lie inside, but their paths are absolute or have "
-            f"`..`; write them relative to this folder{other}"
+            f"{count_of(len(inside), 'photograph', n)} {for_count(len(inside), 'lies', 'lie')} "
+            f"inside, "
+            f"but by paths that are absolute or have `..`; write them relative to this "
+            f"folder{other}"
         )
         problems.append(error_listing(root, problem, inside, most=len(inside)))
     if problems:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from featurestore.counts import count_of, for_count
 from featurestore.errors import InputError, list_some
 from featurestore.format.spec import OWN_COLUMNS
 from featurestore.photos.candidates import block_in_a_line, could_be_targets
@@ -135,7 +136,9 @@ def masses_of(frame: pd.DataFrame, names: Sequence[str] = TARGETS) -> np.ndarray
     bad = frame["image_id"][~is_mass_N5.all(1)]
     if len(bad):
         raise InputError(
-            f"{len(bad)} images lack a mass that is a number from 0:{list_some(list(bad))}"
+            f"{count_of(len(bad), 'image')} {for_count(len(bad), 'lacks', 'lack')} a mass that is "
+            f"a "
+            f"number from 0:{list_some(list(bad))}"
         )
     return masses_N5
 
@@ -209,8 +212,9 @@ def height_remarks(frame: pd.DataFrame) -> Iterator[str]:
             for image_id, cell in zip(frame["image_id"][bad_N], cells[bad_N], strict=True)
         ]
         yield (
-            f"{HEIGHT}: {len(lines)} cells are not numbers, so heads do not learn these "
-            f"heights:{list_some(lines)}"
+            f"{HEIGHT}: {count_of(len(lines), 'cell')} "
+            f"{for_count(len(lines), 'is no number', 'are no numbers')}, so heads do not learn "
+            f"these heights:{list_some(lines)}"
         )
 
 
@@ -235,14 +239,18 @@ def balance_remarks(frame: pd.DataFrame) -> Iterator[str]:
             "(dataset.balance_tolerance)"
         )
         train = (
-            f"train refuses {n_refused} of them, which are"
+            f"train refuses {n_refused} of them, {for_count(n_refused, 'which is', 'which are')}"
             if n_refused
             else "train accepts them: none is"
         )
         yield (
-            f"{len(found)} masses are not the sum of their parts; {what_acts(found)}; {train} off "
-            f"by more than {limit}:{list_some([str(each) for each in found])}"
+            f"{count_of(len(found), 'mass')} {_no_sum(len(found))}; {what_acts(found)}; {train} "
+            f"off by more than {limit}:{list_some([str(each) for each in found])}"
         )
+
+
+def _no_sum(n: int) -> str:
+    return for_count(n, "is not the sum of its parts", "are not the sum of their parts")
 
 
 def zero_remarks(frame: pd.DataFrame) -> Iterator[str]:
@@ -273,9 +281,9 @@ def check_balance(
     found = unbalanced(frame, grams, share, targets)
     if not found:
         return
-    amounts, unit = ("masses", " g") if targets.preset else ("amounts", "")
+    amount, unit = ("mass", " g") if targets.preset else ("amount", "")
     problem = (
-        f"{where}: {len(found)} {amounts} are not the sum of their parts, by more than "
+        f"{where}: {count_of(len(found), amount)} {_no_sum(len(found))}, by more than "
         f"dataset.balance_tolerance ({grams:g}{unit} or {share:.3g} of the sum, whichever is "
         f"more); {what_acts(found, targets)}"
     )

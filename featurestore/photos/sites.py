@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from featurestore.counts import count_of, for_count
 from featurestore.errors import InputError, list_some
 from featurestore.format.spec import OWN_COLUMNS
 from featurestore.photos.columns import is_empty, one_case, require_columns, tidied
@@ -120,7 +121,8 @@ def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
     if texts := no_dates_among(frame, "Sampling_Date"):
         # kept as they are: sites of stores that are there must not change
         doubts.append(
-            f"Sampling_Date: {len(texts)} of {len(frame)} cells are no dates; each such text is a "
+            f"Sampling_Date: {count_of(len(texts), 'cell', len(frame))} "
+            f"{for_count(len(texts), 'is no date', 'are no dates')}; each such text is a "
             "day of its own, and scores read too high where it is of a visit that other rows are "
             f"of; write it as 2015-07-21:{list_some(texts)}"
         )
@@ -129,7 +131,8 @@ def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
     alike = _alike(list(pairs.itertuples(index=False, name=None)))
     if alike:
         doubts.append(
-            f"sites that look alike ({len(alike)} pairs) are held out apart, so scores read too "
+            f"sites that look alike ({count_of(len(alike), 'pair')}) are held out apart, so scores "
+            f"read too "
             "high where they are one visit; spell State and Sampling_Date (2015-07-21) in one "
             f"way:{list_some(alike)}"
         )

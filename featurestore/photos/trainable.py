@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from featurestore.counts import count_of, for_count
 from featurestore.format.spec import OWN_COLUMNS
 from featurestore.photos.candidates import (
     Candidate,
@@ -33,7 +34,7 @@ def what_could_be_trained(frame: pd.DataFrame, where: object) -> str:
     if config := describe_config(frame):
         lines["train"] = config
     told = [f"  {name:<8} {text}" for name, text in lines.items()]
-    return "\n".join([f"{where}: {len(frame)} photographs", *told])
+    return "\n".join([f"{where}: {count_of(len(frame), 'photograph')}", *told])
 
 
 def describe_targets(frame: pd.DataFrame) -> str:
@@ -48,8 +49,8 @@ def describe_targets(frame: pd.DataFrame) -> str:
     others = [each for each in candidates if each.name not in TARGETS]
     besides = f"; besides: {_named(others)}" if others else ""
     return (
-        f"csiro, the contest's five masses, of which {n_known} of {len(frame)} photographs have "
-        f"all{besides}"
+        f"csiro, the contest's five masses, of which {count_of(n_known, 'photograph', len(frame))} "
+        f"{for_count(n_known, 'has', 'have')} all{besides}"
     )
 
 
@@ -130,7 +131,7 @@ def describe_groups(frame: pd.DataFrame) -> str:
             )
         return f"no column says which photographs are of one place, so {alone}"
 
-    sites = f"{n_sites} sites of State and Sampling_Date"
+    sites = f"{count_of(n_sites or 0, 'site')} of State and Sampling_Date"
     if n_sites is None:
         sites = "State and Sampling_Date cannot be read as sites, as the warning says"
     elif n_sites < USUAL_FOLDS:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurestore.backbone.backbone import Backbone
+from featurestore.counts import count_of
 from featurestore.disk import durable
 from featurestore.disk.durations import duration
 from featurestore.disk.interrupts import check_interrupt
@@ -59,9 +60,10 @@ class BuildReport:
 
     def __str__(self) -> str:
         rate = f", {self.n_built / self.seconds:.2f} images/s" if self.n_built else ""
-        sites = f"; {self.n_sites} site{'s' if self.n_sites > 1 else ''}" if self.n_sites else ""
+        sites = f"; {count_of(self.n_sites, 'site')}" if self.n_sites else ""
         return (
-            f"{self.path}: {self.n_images} images sealed, {self.n_built} of them now in "
+            f"{self.path}: {count_of(self.n_images, 'image')} sealed, {self.n_built} of them now "
+            f"in "
             f"{duration(self.seconds)}{rate}, {self.n_bytes / 1e9:.3g} GB{sites}"
         )
 

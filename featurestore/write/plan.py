@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.backbone.backbone import Row
+from featurestore.counts import count_of
 from featurestore.disk.durations import duration
 from featurestore.disk.threads import usable_threads
 from featurestore.disk.urls import is_elsewhere
@@ -69,7 +70,7 @@ class BuildPlan:
     def __str__(self) -> str:
         t, made_by = self.spec.tokens, self.spec.made_by
         left_out = f", {self.n_unusable} to be skipped" if self.n_unusable else ""
-        sites = f" of {self.n_sites} sites" if self.n_sites else ""
+        sites = f" of {count_of(self.n_sites, 'site')}" if self.n_sites else ""
         disk = (
             f"{self.store_bytes / 1e9:.3g} GB the store, {self.pending_bytes / 1e9:.3g} GB to "
             f"write, {self.free_bytes / 1e9:.3g} GB free"
@@ -83,9 +84,11 @@ class BuildPlan:
             disk += "  NOT ENOUGH"
         memory = "" if self.usable_bytes >= self.memory_bytes else "  NOT ENOUGH"
         return (
-            f"{self.path}: {self.n_images} images{sites}, {self.n_pending} to build{left_out}; "
+            f"{self.path}: {count_of(self.n_images, 'image')}{sites}, {self.n_pending} to "
+            f"build{left_out}; "
             "nothing was written\n"
-            f"  tokens  {len(t.views)} views x {t.n_tiles} tile(s) x (1 + {t.grid[0]} x "
+            f"  tokens  {count_of(len(t.views), 'view')} x {t.n_tiles} tile(s) x (1 + {t.grid[0]} "
+            f"x "
             f"{t.grid[1]}) x {t.width}{'' if self.spec.has_patches else ', pooled only'}\n"
             f"  disk    {disk}\n"
             f"  memory  {self.memory_bytes / 1e9:.2g} GB, {self.usable_bytes / 1e9:.3g} GB "

@@ -15,6 +15,7 @@ from featurestore.backbone.load import load_backbone
 from featurestore.backbone.precision import chosen_precision, fast_halves
 from featurestore.backbone.probe import probed
 from featurestore.backbone.weights import RANDOM, kept_weights
+from featurestore.counts import count_of
 from featurestore.disk import durable
 from featurestore.disk.messages import say
 from featurestore.disk.terminal import hung, terminal_width
@@ -158,7 +159,8 @@ def warn_of_removed(store: Path, ids: Collection[str], source: Path) -> None:
     """Warn of images in a store that its source no longer names: nothing sealed is taken out."""
     if ids:
         warnings.warn(
-            f"{source}: lacks {len(ids)} images that {store} holds. They stay in the store, and "
+            f"{source}: lacks {count_of(len(ids), 'image')} that {store} holds. They stay in the "
+            f"store, and "
             "train uses them; `biomass train --images FILE` goes without, and `biomass store "
             f"convert {store} NEW --images FILE` makes a store without them. FILE has the ids to "
             f"keep, one a line. It lacks:{list_some(sorted(ids))}",
@@ -187,7 +189,7 @@ def find_unusable(
             hint = f" ({missing}--skip-missing builds the others)"
         reasons = [each.why for each in unusable.values()]
         raise InputError(
-            f"{len(unusable)} of {len(paths)} photographs cannot be used{hint}:"
+            f"{count_of(len(unusable), 'photograph', len(paths))} cannot be used{hint}:"
             f"{list_some(reasons, len(paths))}"
         )
     return size, {paths[i]: each for i, each in unusable.items()}

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from featurestore.counts import count_of
 from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.format.spec import TokenSpec
 from featurestore.photos.find import spelled_as
@@ -318,6 +319,7 @@ def check_store(store: FeatureStore, config: PointConfig) -> None:
     if beyond := [i for i in config.inference.tta_indices or () if i >= n_views]:
         names = ", ".join(view.name for view in tokens.views)
         raise InputError(
-            f"inference.tta_indices: {beyond}, the store has {n_views} views, numbered from 0 "
+            f"inference.tta_indices: {beyond}, the store has {count_of(n_views, 'view')}, numbered "
+            f"from 0 "
             f"({names}); name some of these, inference: {{tta_indices: [0]}} say"
         )

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from featurestore.counts import count_of, for_count
 from featurestore.errors import InputError, list_some
 from featurestore.photos.columns import ids_of
 from featurestore.photos.dates import no_dates_among
@@ -164,7 +165,8 @@ def _texts_among_dates(frame: pd.DataFrame, columns: list[str]) -> list[str]:
     for column in columns:
         if texts := no_dates_among(frame, column):
             doubts.append(
-                f"cv.groups: {column}: {len(texts)} of {len(frame)} cells are no dates, so one "
+                f"cv.groups: {column}: {count_of(len(texts), 'cell', len(frame))} "
+                f"{for_count(len(texts), 'is no date', 'are no dates')}, so one "
                 "visit may be held out apart from itself; write them as 2015-07-21:"
                 f"{list_some(texts)}"
             )
