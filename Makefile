@@ -14,7 +14,7 @@ test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-system: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -rs -m "system or not system"
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -rs -m "system or not system" --hypothesis-profile=default
 
 # changes in the code, one at a time: do the quick tests notice? 920 of them in 54 minutes on 2 cores
 mutants: $(VENV)/.installed-test
