@@ -114,9 +114,8 @@ def store_verify(path: Path, data: Path | None, max_pixels: int | None, mend: bo
             done = ""
             advice = ""
             if mend:
-                done = (
-                    f"; un-sealed {count_of(n_unsealed, 'image')}, which the next build makes again"
-                )
+                unsealed = count_of(n_unsealed, "image")
+                done = f"; un-sealed {unsealed}, which the next build makes again"
             elif report.damaged:
                 repair_it = biomass("store", "verify", path, "--repair")
                 advice = f"\n`{repair_it}` un-seals them; the next build makes them again"

@@ -21,8 +21,7 @@ def require_columns(frame: pd.DataFrame, columns: Iterable[str], key: str = "fol
             ids = ids_of(frame)[empty].tolist()
             raise InputError(
                 f"{key}: column {column} is empty for {count_of(len(ids), 'image')}; fill it in or "
-                f"leave them "
-                f"out:{list_some(ids)}"
+                f"leave them out:{list_some(ids)}"
             )
 
 

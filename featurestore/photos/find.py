@@ -102,8 +102,8 @@ def find_photographs(
         raise error_listing(
             root,
             f"{count_of(len(gone), 'photograph', len(found))} {for_count(len(gone), 'is', 'are')} "
-            f"missing; is this the folder that the "
-            f"paths start from?{f' ({without} goes without them)' if without else ''}",
+            "missing; is this the folder that the paths start from?"
+            f"{f' ({without} goes without them)' if without else ''}",
             gone,
             most=len(gone),
         )
@@ -123,10 +123,8 @@ def _refuse_astray(root: Path, n: int, away: list[str], inside: list[str], allow
         problems.append(error_listing(root, problem, away, most=len(away)))
     if inside:
         problem = (
-            f"{count_of(len(inside), 'photograph', n)} {for_count(len(inside), 'lies', 'lie')} "
-            f"inside, "
-            f"but by paths that are absolute or have `..`; write them relative to this "
-            f"folder{other}"
+            f"{count_of(len(inside), 'photograph', n)} {for_count(len(inside), 'has', 'have')} a "
+            f"path that is absolute or has `..`; write paths relative to this folder{other}"
         )
         problems.append(error_listing(root, problem, inside, most=len(inside)))
     if problems:

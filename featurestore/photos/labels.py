@@ -137,8 +137,7 @@ def masses_of(frame: pd.DataFrame, names: Sequence[str] = TARGETS) -> np.ndarray
     if len(bad):
         raise InputError(
             f"{count_of(len(bad), 'image')} {for_count(len(bad), 'lacks', 'lack')} a mass that is "
-            f"a "
-            f"number from 0:{list_some(list(bad))}"
+            f"a number from 0:{list_some(list(bad))}"
         )
     return masses_N5
 

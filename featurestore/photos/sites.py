@@ -122,9 +122,9 @@ def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
         # kept as they are: sites of stores that are there must not change
         doubts.append(
             f"Sampling_Date: {count_of(len(texts), 'cell', len(frame))} "
-            f"{for_count(len(texts), 'is no date', 'are no dates')}; each such text is a "
-            "day of its own, and scores read too high where it is of a visit that other rows are "
-            f"of; write it as 2015-07-21:{list_some(texts)}"
+            f"{for_count(len(texts), 'is no date', 'are no dates')}; each such text counts as a "
+            "day of its own, and scores read too high where other rows are of the same visit; "
+            f"write dates as 2015-07-21:{list_some(texts)}"
         )
     pairs = sites.drop_duplicates().sort_values(list(SITE_COLUMNS))
     # a warning only: photographs of two farms may well have been taken on one day
@@ -132,9 +132,8 @@ def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
     if alike:
         doubts.append(
             f"sites that look alike ({count_of(len(alike), 'pair')}) are held out apart, so scores "
-            f"read too "
-            "high where they are one visit; spell State and Sampling_Date (2015-07-21) in one "
-            f"way:{list_some(alike)}"
+            "read too high where they are one visit; spell State and Sampling_Date (2015-07-21) in "
+            f"one way:{list_some(alike)}"
         )
     return doubts
 

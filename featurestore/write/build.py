@@ -63,8 +63,7 @@ class BuildReport:
         sites = f"; {count_of(self.n_sites, 'site')}" if self.n_sites else ""
         return (
             f"{self.path}: {count_of(self.n_images, 'image')} sealed, {self.n_built} of them now "
-            f"in "
-            f"{duration(self.seconds)}{rate}, {self.n_bytes / 1e9:.3g} GB{sites}"
+            f"in {duration(self.seconds)}{rate}, {self.n_bytes / 1e9:.3g} GB{sites}"
         )
 
 

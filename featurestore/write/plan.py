@@ -85,11 +85,9 @@ class BuildPlan:
         memory = "" if self.usable_bytes >= self.memory_bytes else "  NOT ENOUGH"
         return (
             f"{self.path}: {count_of(self.n_images, 'image')}{sites}, {self.n_pending} to "
-            f"build{left_out}; "
-            "nothing was written\n"
+            f"build{left_out}; nothing was written\n"
             f"  tokens  {count_of(len(t.views), 'view')} x {t.n_tiles} tile(s) x (1 + {t.grid[0]} "
-            f"x "
-            f"{t.grid[1]}) x {t.width}{'' if self.spec.has_patches else ', pooled only'}\n"
+            f"x {t.grid[1]}) x {t.width}{'' if self.spec.has_patches else ', pooled only'}\n"
             f"  disk    {disk}\n"
             f"  memory  {self.memory_bytes / 1e9:.2g} GB, {self.usable_bytes / 1e9:.3g} GB "
             f"usable{memory}\n"

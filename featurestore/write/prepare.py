@@ -160,10 +160,9 @@ def warn_of_removed(store: Path, ids: Collection[str], source: Path) -> None:
     if ids:
         warnings.warn(
             f"{source}: lacks {count_of(len(ids), 'image')} that {store} holds. They stay in the "
-            f"store, and "
-            "train uses them; `biomass train --images FILE` goes without, and `biomass store "
-            f"convert {store} NEW --images FILE` makes a store without them. FILE has the ids to "
-            f"keep, one a line. It lacks:{list_some(sorted(ids))}",
+            "store, and train uses them; `biomass train --images FILE` goes without, and "
+            f"`biomass store convert {store} NEW --images FILE` makes a store without them. FILE "
+            f"has the ids to keep, one a line. It lacks:{list_some(sorted(ids))}",
             stacklevel=3,
         )
 

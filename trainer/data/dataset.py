@@ -320,6 +320,5 @@ def check_store(store: FeatureStore, config: PointConfig) -> None:
         names = ", ".join(view.name for view in tokens.views)
         raise InputError(
             f"inference.tta_indices: {beyond}, the store has {count_of(n_views, 'view')}, numbered "
-            f"from 0 "
-            f"({names}); name some of these, inference: {{tta_indices: [0]}} say"
+            f"from 0 ({names}); name some of these, inference: {{tta_indices: [0]}} say"
         )
