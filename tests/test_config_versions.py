@@ -68,15 +68,19 @@ def test_its_runs_say_what_was_in_effect(resumed):
 
 
 @pytest.mark.parametrize("version", ["", "config_version: 1", "config_version: 2"])
-def test_what_was_saved_without_keys_of_cv_means_what_it_meant(tmp_path, version):
-    """Null, which asks the table, came later."""
-    (tmp_path / "config.yaml").write_text(PLAIN.replace("cv: {n_folds: 2}", version))
-    cv = load_point(tmp_path / "config.yaml").cv
+def test_what_was_saved_without_keys_means_what_it_meant(tmp_path, version):
+    """Null, which asks the table or the store, came later."""
+    text = PLAIN.replace("cv: {n_folds: 2}", version).replace("inference: {tta_indices: [0]}", "")
+    (tmp_path / "config.yaml").write_text(text)
+    saved = load_point(tmp_path / "config.yaml")
+    cv = saved.cv
     assert (cv.n_folds, cv.groups, cv.strata) == (5, "site", ["Dry_Clover_g", "Dry_Dead_g"])
+    assert saved.inference.tta_indices == [0, 1, 2, 3]
 
-    written = SweepConfig.load(tmp_path / "config.yaml").base.cv
+    written = SweepConfig.load(tmp_path / "config.yaml").base
     is_of_1 = version.endswith("1")
-    assert written.groups == ("site" if is_of_1 else None)
+    assert written.cv.groups == ("site" if is_of_1 else None)
+    assert written.inference.tta_indices == ([0, 1, 2, 3] if is_of_1 else None)
 
 
 PLAIN = """

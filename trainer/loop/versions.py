@@ -25,9 +25,10 @@ DEFAULTS_OF_1 = {
 
 SAVED_WITHOUT = {
     "cv": {"n_folds": 5, "groups": "site", "strata": list(CSIRO_STRATA)},
+    "inference": {"tta_indices": [0, 1, 2, 3]},
 }
 """Values of keys that a config was saved without, of whatever version: since null depends on the
-table, a sweep saves what it stood for."""
+table and the store, a sweep saves what it stood for."""
 
 
 def of_version(data: Mapping[str, Any], missing: int) -> dict[str, Any]:
