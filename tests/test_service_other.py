@@ -124,6 +124,7 @@ def test_a_card_has_the_predictions_of_each_target_that_a_run_tells(client, fini
     # each baseline tells what it learns
     assert told.pop("ridge") == NUMBERS
     assert told.pop("logistic") == ["crop"]
+    assert told.pop("blend_equal") == told.pop("blend_fitted") == [*NUMBERS, "crop"]
     trained, fitted = sorted(told, key=lambda run: "pls" in run)
     assert told[trained] == [*NUMBERS, "crop"]
     assert told[fitted][: len(NUMBERS)] == NUMBERS
