@@ -15,7 +15,6 @@ import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -40,12 +39,7 @@ class Source:
     path: Path
     text: str
     nodes: list[ast.AST]
-    """All nodes of its tree, as `ast.walk` has them."""
-
-    @cached_property
-    def nodes(self) -> list[ast.AST]:
-        """All of the tree. Once a file: to walk costs more than what is asked of a node."""
-        return list(ast.walk(self.tree))
+    """All of its tree. Once a file: to walk costs more than what is asked of a node."""
 
     @property
     def module(self) -> str:
