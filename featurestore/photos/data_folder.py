@@ -5,7 +5,6 @@ Of its train.csv and test.csv, and of the photographs they name.
 Nothing is written. Of the photographs headers are read; whole files, where two look equal.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ import pandas as pd
 
 from featurestore.checks import FAIL, OK, WARN, Check
 from featurestore.counts import count_of, for_count
+from featurestore.disk.durable import file_sha256
 from featurestore.errors import InputError, list_some
 from featurestore.format.spec import MAX_PIXELS
 from featurestore.photos.catalog import read_catalog, read_test
@@ -179,8 +179,7 @@ def _photographs(
     elif n_of["aspect"]:
         found = (
             f"{n_of['aspect']} of {len(paths)} {for_count(n_of['aspect'], 'has', 'have')} not the "
-            f"aspect that --crop {DEFAULT_CROP} "
-            "(the default) needs, 2:1"
+            f"aspect that --crop {DEFAULT_CROP} (the default) needs, 2:1"
         )
         yield Check(
             name,
@@ -205,7 +204,7 @@ def _digests(paths: list[Path]) -> list[str]:
     """sha256 of files that are equal to others, "" of all that are not: few are read whole."""
     sizes = _shared(paths, lambda path: path.stat().st_size)
     starts = _shared([path for path in paths if path in sizes], _start)
-    digests = _shared([path for path in paths if path in starts], _sha256)
+    digests = _shared([path for path in paths if path in starts], file_sha256)
     return [digests.get(path, "") for path in paths]
 
 
@@ -223,8 +222,3 @@ def _start(path: Path) -> tuple[int, bytes]:
     """Size and first bytes: uncompressed photographs of one camera are all of one size."""
     with open(path, "rb") as fp:
         return path.stat().st_size, fp.read(LOOKED_AT)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as fp:
-        return hashlib.file_digest(fp, "sha256").hexdigest()

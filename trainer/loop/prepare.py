@@ -274,7 +274,8 @@ def prepare_sweep(
         raise InputError("dataset.store: no store; name one in the config or with --store")
     data = TrainingData.open(base, dtype, choose_device(device), check)
     if base.inference.tta_indices is None:
-        config = config.with_views(range(min(4, len(data.first.tokens.views))))
+        n_flips = min(4, len(data.first.tokens.views))  # views 0 to 3 are the plain flips
+        config = config.with_views(range(n_flips))
     if data.targets.preset:
         for remark in height_remarks(data.catalog):
             warnings.warn(f"{data.store.path}: {remark}", stacklevel=2)
