@@ -4,14 +4,13 @@ import base64
 import hashlib
 import hmac
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
 
-from seaweed import STARTING_S, free_ports
+from seaweed import ask_once_it_listens, free_ports
 
 VERSION = "3.35.0"
 # the account that Azurite documents: it is the same everywhere, and no secret
@@ -31,7 +30,7 @@ def azurite(program: Path, folder: Path, container: str) -> Iterator[dict[str, s
         process = subprocess.Popen([program, *settings], stdout=log, stderr=log, cwd=folder)
     try:
         endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
-        _make_container(endpoint, container, process, folder / "azurite.log")
+        ask_once_it_listens(lambda: _making(endpoint, container), process, folder / "azurite.log")
         yield {
             "AZURE_STORAGE_ENDPOINT": endpoint,
             "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT,
@@ -51,23 +50,13 @@ def installed(folder: Path) -> Path:
     return program
 
 
-def _make_container(endpoint: str, name: str, process: subprocess.Popen, log: Path) -> None:
-    """By the REST interface: obstore makes none."""
-    until = time.monotonic() + STARTING_S
-    while True:
-        headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
-        told = "".join(f"{key}:{value}\n" for key, value in headers.items())
-        # source: Authorize with Shared Key, Azure Storage's REST reference
-        signed = "PUT" + 12 * "\n" + told + f"/{ACCOUNT}/{ACCOUNT}/{name}\nrestype:container"
-        mac = hmac.new(base64.b64decode(KEY), signed.encode(), hashlib.sha256).digest()
-        headers["Authorization"] = f"SharedKey {ACCOUNT}:{base64.b64encode(mac).decode()}"
-        request = urllib.request.Request(
-            f"{endpoint}/{name}?restype=container", headers=headers, method="PUT"
-        )
-        try:
-            urllib.request.urlopen(request, timeout=5).close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"Azurite did not start:\n{log.read_text()[-2000:]}") from None
-            time.sleep(0.2)
+def _making(endpoint: str, name: str) -> urllib.request.Request:
+    """A container's creation, by the REST interface: obstore makes none."""
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+    told = "".join(f"{key}:{value}\n" for key, value in headers.items())
+    # source: Authorize with Shared Key, Azure Storage's REST reference
+    signed = "PUT" + 12 * "\n" + told + f"/{ACCOUNT}/{ACCOUNT}/{name}\nrestype:container"
+    mac = hmac.new(base64.b64decode(KEY), signed.encode(), hashlib.sha256).digest()
+    headers["Authorization"] = f"SharedKey {ACCOUNT}:{base64.b64encode(mac).decode()}"
+    url = f"{endpoint}/{name}?restype=container"
+    return urllib.request.Request(url, headers=headers, method="PUT")

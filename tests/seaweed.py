@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -39,7 +39,8 @@ def seaweed(folder: Path) -> Iterator[dict[str, str]]:
         )
     try:
         endpoint = f"http://127.0.0.1:{ports['s3']}"
-        _make_bucket(endpoint, process, folder / "weed.log")
+        request = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
+        ask_once_it_listens(lambda: request, process, folder / "weed.log")
         yield {
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_ACCESS_KEY_ID": "anyone",
@@ -65,14 +66,21 @@ def free_ports(n: int) -> list[int]:
     return found
 
 
-def _make_bucket(endpoint: str, process: subprocess.Popen, log: Path) -> None:
+def ask_once_it_listens(
+    request: Callable[[], urllib.request.Request],
+    process: subprocess.Popen,
+    log: Path,
+) -> None:
+    """Ask a server that is starting, until it answers; RuntimeError with its log if it does not.
+
+    request : made anew for every try, as one that is signed holds its time.
+    """
     until = time.monotonic() + STARTING_S
-    request = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
     while True:
         try:
-            urllib.request.urlopen(request, timeout=5).close()
+            urllib.request.urlopen(request(), timeout=5).close()
             return
         except OSError:
             if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"SeaweedFS did not start:\n{log.read_text()[-2000:]}") from None
+                raise RuntimeError(f"no server:\n{log.read_text()[-2000:]}") from None
             time.sleep(0.2)
