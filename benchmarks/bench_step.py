@@ -5,7 +5,8 @@ Each checkout, and the plain torch loop of bench_sweep, is a process of its own 
 and trains one epoch when asked; so all share the machine's ups and downs. Seconds are per step.
 `--busy N` adds rounds beside N processes that never rest. P3 as a share of the machine's ceiling:
 the FLOP of the step's products at the rate that one large product reaches here; once by the clock,
-once by processor time, which a neighbour on the same cores hardly moves.
+once by processor time, which a neighbour on the same cores moves less (.63 quiet and .73 at load 8,
+where the clock gave .60 and 1.4).
 
     python benchmarks/bench_step.py --against ../before --busy 1
 """
@@ -49,7 +50,7 @@ for number, _ in enumerate(sys.stdin):
     before = time.process_time()
     for _ in range(200):
         a @ b
-    rate = 200 * 2 * 48 * 409 * 1280 / (time.process_time() - before)
+    rate = 200 * 2 * a.numel() * b.shape[1] / (time.process_time() - before)
     torch.set_num_threads(n_threads)
     print(seconds, core_s, rate, flush=True)
 """
