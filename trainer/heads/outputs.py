@@ -94,18 +94,21 @@ class _Softplus(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
+        epsilon = torch.finfo(x.dtype).eps
         small = x.abs().neg_().exp_()
         whole = small + 1
         rounded = whole - 1
-        log = whole.log_().mul_(small).div_(rounded)
-        # where 1 + u is 1, the logarithm is u
-        log = torch.where(rounded == 0, small, log)
+        # of values not 0 the least is epsilon
+        log = whole.log_().mul_(small).div_(rounded.clamp_min_(epsilon))
+        # Where 1 + u is 1, the logarithm is u, which is at most half of epsilon; elsewhere it is
+        # larger. `torch.where` would take as long as the logarithm.
+        torch.maximum(log, small.clamp_max_(epsilon / 2), out=log)
         return log.add_(x.clamp_min(0))
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return grad * x.sigmoid()
+        return x.sigmoid().mul_(grad)
 
 
 def of_patches(kind: str, targets: Targets, raw_K: Tensor) -> Tensor:
