@@ -39,16 +39,16 @@ def linear_tensors(layers: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int
     return tensors
 
 
-def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
-    """Shared layer (linear, LayerNorm, GELU, dropout), then `outputs_of`.
+def trunk(bank: Bank, inputs: Inputs, *parts_QGBTI: Tensor) -> Outputs:
+    """Shared layer (linear, LayerNorm, GELU, dropout) over channels in parts, then `outputs_of`.
 
     Each tile reads the columns of its photograph behind its own channels.
     """
+    parts = list(parts_QGBTI)
     if bank.shape.columns:
         columns = bank.columns(inputs)[:, :, :, None]
-        columns = columns.expand(*x_QGBTI.shape[:4], -1)
-        x_QGBTI = torch.cat([x_QGBTI, columns], -1)
-    shared = bank.linear("shared_mlp.0", x_QGBTI)
+        parts.append(columns.expand(*parts[0].shape[:4], -1))
+    shared = bank.linear("shared_mlp.0", *parts)
     scale = bank.tensor("shared_mlp.1.weight")[:, :, None, None]
     shift = bank.tensor("shared_mlp.1.bias")[:, :, None, None]
     normed = F.layer_norm(shared, shared.shape[-1:]) * scale + shift

@@ -46,7 +46,7 @@ class Attention(HeadKind):
         z_QGBTMD = z_QGMBTD.permute(0, 1, 3, 4, 2, 5)
         z = z_QGBTMD.reshape(q, g, b, t, -1)
         c = bank.each_point(inputs.early(bank.own_cls(inputs)))
-        return trunk(bank, inputs, inputs.late(torch.cat([c, z], -1)))
+        return trunk(bank, inputs, inputs.late(c), inputs.late(z))
 
     def maps(self, bank: Bank, inputs: Inputs) -> Tensor:
         weight = bank.tensor("attention.weight")

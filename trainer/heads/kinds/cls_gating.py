@@ -33,7 +33,7 @@ class ClsGating(HeadKind):
     def forward(self, bank: Bank, inputs: Inputs) -> Outputs:
         c = _cls(bank, inputs)
         z = bank.normal("patch", inputs.attend(_weights(bank, inputs, c)))
-        return trunk(bank, inputs, inputs.late(torch.cat([c, z], -1)))
+        return trunk(bank, inputs, inputs.late(c), inputs.late(z))
 
     def maps(self, bank: Bank, inputs: Inputs) -> Tensor:
         return _weights(bank, inputs, _cls(bank, inputs))[..., None]
