@@ -12,6 +12,10 @@ import pandas as pd
 
 PERMUTATION, BATCH, DROPOUT = range(3)  # what a generator draws; keeps equal addresses apart
 
+MOST_HELD_OUT = 512
+"""Images of a batch in validation, at most, unless `batch_size` is more: where rows are gathered,
+all of them are in memory."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -193,15 +197,21 @@ def validation_batches(
 ) -> list[Batch]:
     """Batches that show every held-out image once, in order, to the splits that hold it out.
 
-    A split has few of a batch's images: its samples are padded with -1.
+    No split has more samples than in a step of training; together they have more, as each holds out
+    other images. Where a split has fewer than another, its samples are padded with -1.
     """
     batches = []
-    for start in range(0, n_images, batch_size):
-        end = start + batch_size
+    end = 0
+    while end < n_images:
+        start = end
+        end = min(n_images, start + max(MOST_HELD_OUT, batch_size))
+        for split in splits:
+            first = np.searchsorted(split.val_N, start)
+            end = min([end, *split.val_N[first + batch_size :][:1].tolist()])
         held_out = []
         for split in splits:
-            is_here_N = (split.val_N >= start) & (split.val_N < end)
-            held_out.append(split.val_N[is_here_N])
+            first, last = np.searchsorted(split.val_N, [start, end])
+            held_out.append(split.val_N[first:last])
         images = np.unique(np.concatenate(held_out))
         if not len(images):  # only one fold is trained, and it holds out none of these
             continue

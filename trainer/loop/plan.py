@@ -10,7 +10,7 @@ from featurestore.disk.usable import Memory, usable_memory
 from featurestore.errors import InputError
 from trainer.config.sections import PointConfig
 from trainer.data.dataset import TrainingData
-from trainer.data.stream import Split, Stream
+from trainer.data.stream import MOST_HELD_OUT, Split, Stream
 from trainer.heads import kinds
 from trainer.heads.reads import store_of
 from trainer.heads.shape import HeadShape
@@ -46,10 +46,13 @@ class Plan:
         """The most that is needed at once."""
         return max(self.pass_bytes, self.fit_bytes)
 
-    def seconds(self, step_s: float, n_images: int, batch_size: int) -> float:
+    def seconds(self, step_s: float, n_validated: int, batch_size: int) -> float:
         """About how long all passes take if a training step takes so long; validation only goes
-        forward: a third of that."""
-        in_steps = n_images / batch_size / 3  # what validating an epoch takes
+        forward: a third of that.
+
+        n_validated : samples that the splits hold out, together.
+        """
+        in_steps = n_validated / (self.n_splits * batch_size) / 3  # what validating an epoch takes
         return len(self.passes) * self.n_epochs * step_s * (self.n_steps + in_steps)
 
     def __str__(self) -> str:
@@ -122,7 +125,10 @@ def plan_sweep(
         of_pass = [config.points[p] for p in part]
         read = {store_of(each) for each in of_pass if kinds.load(each.head.kind).reads_patches}
         bytes_a_row += sum(row_bytes[name] for name in read)
-    gathered = gathered_bytes(data, max(rows_of_steps), row_bytes) if passes else 0
+    batch_size = base.trainer.batch_size
+    n_validated = min(n_held_out, len(splits) * batch_size, max(MOST_HELD_OUT, batch_size))
+    n_rows = max([*rows_of_steps, n_validated])
+    gathered = gathered_bytes(data, n_rows, row_bytes) if passes else 0
     of_passes = [sum(needs[p] for p in part) for part in passes]
     return Plan(
         passes=passes,
