@@ -77,6 +77,13 @@ def test_a_pipe_gets_a_line_a_minute(clock):
     assert lines[0] == "train: 14 of 60 epochs, 60 s so far, about 12 min to go, score 0.6123"
 
 
+def test_passes_are_told_by_their_plural(clock):
+    with pipe() as said, new_bar("train", 4, "pass") as bar:
+        clock.now = 90
+        bar.update(3)
+        assert said() == "train: 3 of 4 passes, 90 s so far, about 30 s to go\n"
+
+
 def test_a_short_work_says_nothing_in_a_pipe():
     with pipe() as said:
         assert list(new_bar("look", 3, "image", iterable=iter("abc"))) == ["a", "b", "c"]

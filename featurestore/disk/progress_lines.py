@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from featurestore.counts import count_of
 from featurestore.disk.durations import duration
 
 EVERY_S = 60.0
@@ -54,7 +55,7 @@ class ProgressLines:
         if self._in_gb:
             count = f"{self.n / 1e9:.3g} of {self.total / 1e9:.3g} GB"
         else:
-            count = f"{self.n} of {self.total} {self._unit}s"
+            count = count_of(self.n, self._unit, self.total)
         parts = [f"{self._title}: {count}", f"{duration(passed_s)} so far"]
         # what was there at the start says nothing of the speed
         done = self.n - self._initial
