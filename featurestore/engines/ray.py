@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,11 @@ def _alive(ray: Any) -> list[dict]:
 
 @contextmanager
 def _connected(ray: Any, address: str | None) -> Iterator[None]:
-    """In a cluster, unless whoever calls is in one already."""
+    """In a cluster, unless whoever calls is in one already.
+
+    What Ray and the nodes say goes to stderr, up to what it still has at the end: a thread of Ray's
+    prints it, and stdout is for results.
+    """
     if ray.is_initialized():
         yield
         return
@@ -176,20 +180,21 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         # of several loopback addresses Ray would take the first for this machine's
         options["_node_ip_address"] = address.partition(":")[0]
     handlers = {number: signal.getsignal(number) for number in KILLING}
-    try:
-        ray.init(logging_level="ERROR", **options)
-    except (ConnectionError, RuntimeError, ValueError) as err:
-        raise InputError(
-            f"--engine ray: no cluster at {address or 'this machine'} ({err}); start one with "
-            "`ray start --head`, and name its HOST:PORT"
-        ) from err
-    try:
-        # it takes signals for itself
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        yield
-    finally:
-        ray.shutdown()
+    with redirect_stdout(sys.stderr):
+        try:
+            ray.init(logging_level="ERROR", **options)
+        except (ConnectionError, RuntimeError, ValueError) as err:
+            raise InputError(
+                f"--engine ray: no cluster at {address or 'this machine'} ({err}); start one with "
+                "`ray start --head`, and name its HOST:PORT"
+            ) from err
+        try:
+            # it takes signals for itself
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _import() -> Any:
