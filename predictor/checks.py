@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,9 +50,20 @@ def check_level(level: float | None) -> None:
 
 
 def check_file_name(out: Path | None) -> None:
-    """UsageError for an --out that is a folder."""
-    if out and out.is_dir():
+    """UsageError for an --out that is no file: a folder, a device or a pipe."""
+    if not out:
+        return
+    try:
+        mode = out.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = stat.S_IFREG  # what will be there
+    except OSError as err:  # a name that is too long, say
+        raise UsageError(f"--out {out}: {err.strerror}; name another file") from err
+    if stat.S_ISDIR(mode):
         raise UsageError(f"--out {out}: is a folder; name a file")
+    # a file is renamed to its name, and root may do that in /dev; /dev/stdout may lead to a file
+    if not stat.S_ISREG(mode) or out.absolute().parent == Path("/dev"):
+        raise UsageError(f"--out {out}: is a device or a pipe, which it would replace; name a file")
 
 
 def check_oof_alone(**given: object) -> None:

@@ -21,7 +21,12 @@ from predictor.extras.blend import weighed
 from predictor.extras.explain import PICTURE_S
 from predictor.members.member import say_lone_folds
 from predictor.members.oof import check_held_out
-from predictor.members.submission import check_targets, write_predictions
+from predictor.members.submission import (
+    check_targets,
+    is_prediction,
+    wide_path,
+    write_predictions,
+)
 from predictor.members.sweep_rows import completed, describe_row, outdone, row_of
 from predictor.options import PredictOptions
 from predictor.parity import check_oof
@@ -267,12 +272,20 @@ def check_places(
     out: Path,
     explain: Path | None = None,
 ) -> None:
-    """UsageError for an output that is also an input, or that lies in a bundle."""
+    """UsageError for an output that is also an input, that lies in a bundle, or whose place another
+    output takes."""
     parts = [part.path for each in runs for part in shared_runs(each)]
     # a blend has a table of its own, and so has each of its members
     known = [find_table(folder / "oof.csv") for folder in [*runs, *parts]]
     check_output(out, [*tables, *known])
     check_outside_bundles(runs, {"--out": out, "--explain": explain})
+    pictures = [explain, explain / "report.html"] if explain else []
+    tables_of = map(os.path.realpath, (out, wide_path(out)))
+    if not set(tables_of).isdisjoint(map(os.path.realpath, pictures)):
+        raise UsageError(
+            f"--explain {explain}: report.html and pictures would take the place of --out {out}; "
+            "name another folder"
+        )
 
 
 def check_outside_bundles(runs: Sequence[Path], named: Mapping[str, Path | None]) -> None:
@@ -291,11 +304,17 @@ def check_outside_bundles(runs: Sequence[Path], named: Mapping[str, Path | None]
 
 def check_output(out: Path, read: Sequence[Path] = ()) -> None:
     """UsageError or InputError unless the output can be written where it shall go, which is none of
-    the files to be read."""
+    the files to be read, and nothing but a table that predict may write over."""
     check_file_name(out)
     # by the file, not its name: links lead to one file in many ways
     if os.path.realpath(out) in map(os.path.realpath, read):
         raise UsageError(
             f"--out {out}: is read to predict, and would be written over; name another file"
         )
+    if out.exists() and not is_prediction(out):
+        raise UsageError(
+            f"--out {out}: is there, and is no table of predictions; name another file"
+        )
+    if (wide := wide_path(out)).is_dir():
+        raise UsageError(f"--out {out}: {wide} is a folder, where the wide table goes; name a file")
     check_writable(out.absolute().parent)

@@ -1,6 +1,7 @@
 """Photographs to grams: the same tokens as the store's, test.csv's rows, a file that is whole or
 not there."""
 
+import os
 import resource
 import shutil
 from contextlib import nullcontext
@@ -16,10 +17,11 @@ from preset import TARGETS, csiro
 
 from featurestore import FeatureStore
 from featurestore.checks import FAIL
-from featurestore.errors import InputError
+from featurestore.errors import InputError, UsageError
 from featurestore.photos.catalog import target_rows
 from featurestore.photos.data_folder import check_data
 from featurestore.photos.decode import decode
+from predictor.checks import check_file_name
 from predictor.members.submission import check_targets, submission, wide_path, write_predictions
 from predictor.predictor import Predictor, predict
 from trainer.loop.chosen import best_run
@@ -312,6 +314,35 @@ def test_what_is_read_is_not_written_over(sweep, pasture, tmp_path):
     ).stderr
     assert "--out" in said and "lies in the bundle" in said
     biomass("bundle", "check", tmp_path / "b")
+
+
+def test_only_tables_of_predictions_are_written_over(sweep, pasture, tmp_path):
+    """Photographs, a sweep's tables, pipes and devices stay; so does what another output takes."""
+    data = shutil.copytree(pasture, tmp_path / "data")
+    photograph = min((data / "test").iterdir())
+    os.mkfifo(pipe := tmp_path / "pipe")
+    (tmp_path / "a.predictions.csv").mkdir()
+    command = ["predict", "--data", data, "--sweep", sweep, "--device", "cpu", "--tta", 1, "--out"]
+    for out, *others, message in [
+        (photograph, "no table of predictions"),
+        (sweep / "folds.csv", "no table of predictions"),
+        (tmp_path / "a.csv", "a.predictions.csv is a folder"),
+        (pipe, "a device or a pipe"),
+        (tmp_path / ("long" * 64), "File name too long"),
+        (tmp_path / "b.csv", "--explain", tmp_path / "b.csv", "would take the place of --out"),
+        (tmp_path / "c/report.html", "--explain", tmp_path / "c", "would take the place of --out"),
+    ]:
+        before = out.read_bytes() if out.parent in (photograph.parent, sweep) else None
+        assert message in biomass(*command, out, *others, code=2).stderr
+        assert before is None or out.read_bytes() == before
+    with pytest.raises(UsageError, match="a device or a pipe"):
+        check_file_name(Path("/dev/stdout"))
+
+    out = tmp_path / "s.csv"
+    out.touch()
+    biomass(*command, out)
+    biomass(*command, out)
+    biomass(*command, wide_path(out))
 
 
 def test_P04_a_full_disk_leaves_the_old_files_or_none(tmp_path):

@@ -57,6 +57,17 @@ def wide_path(out: Path) -> Path:
     )
 
 
+def is_prediction(path: Path) -> bool:
+    """Whether a file is empty, or begins as one of predict's tables does."""
+    with open(path, "rb") as file:
+        header = file.readline(1 << 20).decode(errors="replace").strip()
+    names = header.split(",")
+    # spreads of numbers, probabilities of classes, truths of `--oof`
+    is_told = any(name.endswith(("_sd", "_probability")) for name in names)
+    is_wide = "image_id" in names and (is_told or any(name.startswith("true_") for name in names))
+    return not header or is_wide or names == ["sample_id", "target"]
+
+
 def write_predictions(
     rows: pd.DataFrame | None,
     predictions: pd.DataFrame,
