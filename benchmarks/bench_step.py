@@ -214,8 +214,9 @@ def flop_of_step(batch: int) -> float:
     pooling = 2 * n_samples * 2 * patches * width * 2
     gate = width * (width // 4) + (width // 4) * patches
     trunk = 2 * width * 512
-    # inputs of the first layers have no gradient
-    dense = 2 * n_samples * (3 * (gate + trunk) - width * (width // 4))
+    # class tokens, which both first layers read, have no gradient
+    without = width * (width // 4) + width * 512
+    dense = 2 * n_samples * (3 * (gate + trunk) - without)
     return pooling + dense
 
 
