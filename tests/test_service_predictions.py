@@ -84,6 +84,25 @@ def test_photographs_are_found_by_the_table_or_by_their_name(client):
     assert client.get(f"{P}/thumbs.json").status_code == 400
 
 
+def test_a_picture_is_made_anew_only_when_its_photograph_is_another(tmp_path):
+    paths = write_predictions(tmp_path)
+    client = TestClient(app_of(hosts=["testserver"], **paths))
+    several = f"{P}/thumbs.json?image={quote(IDS[0])}&image={quote(IDS[1])}"
+    asked = [address(IDS[0], "/thumb.jpg"), address(IDS[0], "/photograph.jpg"), several]
+    tags = [client.get(each).headers["ETag"] for each in asked]
+    assert len(set(tags)) == 3
+    for each, tag in zip(asked, tags, strict=True):
+        known = {"If-None-Match": tag}
+        assert client.get(each, headers=known).status_code == 304
+    (file,) = [path for path in paths["data"].rglob("*.jpg") if path.stem in IDS[0]]
+    Image.new("RGB", (30, 20), (9, 200, 9)).save(file)
+    for each, tag in zip(asked, tags, strict=True):
+        answer = client.get(each, headers={"If-None-Match": tag})
+        assert answer.status_code == 200 and answer.headers["ETag"] != tag
+    shown = Image.open(io.BytesIO(client.get(asked[0]).content))
+    assert shown.size == (30, 20)
+
+
 def test_maps_are_those_of_explain(client):
     picture = Image.open(io.BytesIO(client.get(address(IDS[1], "/explained.jpg")).content))
     assert picture.size == (40, 60) and picture.getpixel((9, 9))[0] > 150

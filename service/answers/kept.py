@@ -5,6 +5,7 @@ is kept needs to be asked for anew. Only what is made of that store or sweep alo
 """
 
 import hashlib
+from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,10 +27,17 @@ def kept(request: Request, state: str | None, response: Response) -> Response:
 
 def tagged(request: Request, response: Response) -> Response:
     """The response with the ETag of its body; 304 where If-None-Match names that."""
+    return tagged_by(request, bytes(response.body), lambda: response)
+
+
+def tagged_by(request: Request, made_of: bytes, make: Callable[[], Response]) -> Response:
+    """A response with the ETag of what it is made of; where If-None-Match names that, nothing is
+    made, and the answer is 304."""
     # weak: it may be compressed on its way
-    etag = f'W/"{hashlib.sha256(response.body).hexdigest()[:16]}"'
+    etag = f'W/"{hashlib.sha256(made_of).hexdigest()[:16]}"'
     if matches(request.headers.get("if-none-match"), etag):
         return Response(None, 304, {"ETag": etag})
+    response = make()
     response.headers["ETag"] = etag
     return response
 

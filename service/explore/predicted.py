@@ -4,7 +4,7 @@ beside it: the photographs, and pictures of --explain."""
 import io
 import os
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
@@ -142,34 +142,26 @@ def photograph_paths(data: Path) -> dict[str, str]:
     return paths
 
 
-def photograph_jpeg(
-    image_id: str,
-    paths: Mapping[str, str],
-    data: Path,
-    max_pixels: int | None,
-    most: int = MOST_PX,
-) -> bytes:
-    """A photograph, `most` pixels wide or high at most; InputError where it is not there."""
+def photograph_file(image_id: str, paths: Mapping[str, str], data: Path) -> Path:
+    """Where a photograph lies; InputError where it is not there."""
     path = paths.get(image_id) or paths.get(normalise_path(image_id))
     if path is None:
         raise InputError(f"no photograph of {image_id!r} lies below the folder of --data")
-    file = find_photographs(pd.DataFrame({"path": [path]}), data)[0]
+    return find_photographs(pd.DataFrame({"path": [path]}), data)[0]
+
+
+def photograph_jpeg(file: Path, max_pixels: int | None, most: int = MOST_PX) -> bytes:
+    """A photograph, `most` pixels wide or high at most."""
     picture = read_photograph(file, max_pixels=max_pixels or MAX_PIXELS).picture
     return _jpeg(picture.cut((0, 0, *picture.size)), most)
 
 
-def thumbs_base64(
-    image_ids: Iterable[str],
-    paths: Mapping[str, str],
-    data: Path,
-    max_pixels: int | None,
-) -> dict[str, str]:
-    """Photographs in small as JPEGs in base64, of those that are there and can be read."""
+def thumbs_base64(files: Mapping[str, Path], max_pixels: int | None) -> dict[str, str]:
+    """Photographs in small as JPEGs in base64, of those that can be read."""
     found = {}
-    for image_id in image_ids:
+    for image_id, file in files.items():
         with suppress(BiomassError):
-            jpeg = photograph_jpeg(image_id, paths, data, max_pixels, THUMB_PX)
-            found[image_id] = b64encode(jpeg).decode()
+            found[image_id] = b64encode(photograph_jpeg(file, max_pixels, THUMB_PX)).decode()
     return found
 
 

@@ -1,5 +1,7 @@
 """Addresses of predictions of new photographs: the table, a photograph's row and pictures."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +12,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from featurestore.disk.json_values import json_value
+from featurestore.errors import BiomassError
 from service.answers import computations
+from service.answers.kept import tagged_by
 from service.answers.openapi import described
 from service.answers.parameters import IMAGES, images_of, library_of, name_of
 from service.answers.tables import table_response
@@ -79,8 +83,16 @@ async def thumbs(request: Request) -> Response:
     max_pixels = library_of(request).max_pixels
 
     def made() -> Response:
-        found = predicted.thumbs_base64(known, paths, data, max_pixels)
-        return JsonText({"thumbs": [found.get(name) for name in names]})
+        files = {}
+        for name in known:
+            with suppress(BiomassError):
+                files[name] = predicted.photograph_file(name, paths, data)
+
+        def thumbs() -> Response:
+            found = predicted.thumbs_base64(files, max_pixels)
+            return JsonText({"thumbs": [found.get(name) for name in names]})
+
+        return tagged_by(request, _key([max_pixels, names], files.values()), thumbs)
 
     return await run_in_threadpool(made)
 
@@ -154,8 +166,23 @@ async def _photograph_of(request: Request, most: int) -> Response:
     image = _image_of(request, frame)
     data, paths = await _photographs_of(request)
     max_pixels = library_of(request).max_pixels
-    make = partial(predicted.photograph_jpeg, image, paths, data, max_pixels, most)
-    return Response(await run_in_threadpool(make), media_type="image/jpeg")
+
+    def made() -> Response:
+        file = predicted.photograph_file(image, paths, data)
+
+        def picture() -> Response:
+            jpeg = predicted.photograph_jpeg(file, max_pixels, most)
+            return Response(jpeg, media_type="image/jpeg")
+
+        return tagged_by(request, _key([max_pixels, most], [file]), picture)
+
+    return await run_in_threadpool(made)
+
+
+def _key(settings: list, files: Iterable[Path]) -> bytes:
+    """What pictures are made of: photographs by their time and size, as decoding one takes ten
+    times as long as asking for these."""
+    return repr([*settings, *map(sweeps.stamp, files)]).encode()
 
 
 async def _photographs_of(request: Request) -> tuple[Path, dict[str, str]]:
