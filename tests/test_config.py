@@ -215,6 +215,24 @@ def test_a_date_is_a_name(load):
             "inference.tta_indices: found [0, 0, 2], expected each once",
         ),
         ("cv.fold", 5, "cv: fold 5 does not exist: n_folds is 5"),
+        ("cv.fold", -1, "cv.fold: found -1, expected greater than or equal to 0 or 'all'"),
+        ("targets", "csiroo", "targets: found 'csiroo', expected 'csiro' or keys and values"),
+        ("targets", {"A": 3}, "targets.A: found 3, expected keys and values"),
+        ("targets", {"A": {"wieght": 3}}, "targets.A.wieght: unknown key; did you mean targets.A."),
+        (
+            "targets",
+            {"A": {"weight": -1, "kind": "mass"}},
+            "2 keys are wrong:\n"
+            "  targets.A.kind: found 'mass', expected 'amount', 'level', 'share' or 'class'\n"
+            "  targets.A.weight: found -1, expected greater than or equal to 0",
+        ),
+        (
+            "inference.postprocess",
+            [{"rule": "clp"}, "clip", {}],
+            "3 keys are wrong:\n  inference.postprocess.0: found {'rule': 'clp'}, expected one of "
+            "'wa_dead_zero', 'clip', 'factor'\n  inference.postprocess.1: found 'clip', expected "
+            "keys and values\n  inference.postprocess.2: found {}, expected the key 'rule' in it",
+        ),
         ("cv.groups", [], "cv.groups: found [], expected columns of the table, [Farm, Date] say"),
         ("cv.groups", 3, "cv.groups: found 3, expected columns of the table, [Farm, Date] say"),
         ("cv.groups", ["Farm", 3], "cv.groups: found ['Farm', 3], expected columns of the table"),

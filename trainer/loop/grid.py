@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from featurestore.disk.validation import explained
+from featurestore.disk.validation import wrong_keys
 from featurestore.disk.yaml import as_yaml, read_yaml
 from featurestore.errors import InputError, list_some
 from trainer.config.section import Section, fields_of
@@ -30,7 +30,7 @@ from trainer.config.sections import (
     OptimizationConfig,
     PointConfig,
 )
-from trainer.config.targets import check_score, targets_of
+from trainer.config.targets import TargetConfig, check_score, targets_of
 from trainer.heads import kinds
 from trainer.heads.reads import store_of, unknown_store
 from trainer.loop.versions import NEWEST, check_space, of_version, resolved
@@ -284,6 +284,10 @@ def _leaves(
         if isinstance(annotation, type) and issubclass(annotation, Section):
             yield from _leaves(value, annotation, f"{prefix}{name}.", path)
         else:
+            if name == "targets" and isinstance(value, dict):
+                for target, settings in value.items():
+                    for setting in settings if isinstance(settings, dict) else ():
+                        _refuse_unknown(setting, TargetConfig, f"targets.{target}.", path)
             yield f"{prefix}{name}", annotation, value
 
 
@@ -366,10 +370,7 @@ def _validated(data: dict[str, Any], path: Path) -> PointConfig:
     try:
         point = PointConfig.model_validate(data, context={"kinds": kinds.names()})
     except ValidationError as err:
-        wrong = []
-        for error in err.errors(include_url=False):
-            key = ".".join(str(part) for part in error["loc"])
-            wrong.append(f"{key}: {explained(error)}")
+        wrong = wrong_keys(err)
         text = wrong[0] if len(wrong) == 1 else f"{len(wrong)} keys are wrong:" + list_some(wrong)
         raise InputError(f"{path}: {text}") from err
     if wrong := unknown_store(point):
