@@ -1,5 +1,6 @@
 """Pictures of a sweep: training curves of a run, the leaderboard beside the baselines."""
 
+import functools
 import json
 import textwrap
 from collections.abc import Sequence
@@ -29,23 +30,17 @@ MOST_BARS = 40  # more cannot be read on a page
 def draw_curves(metrics: Path, out: Path, by: Score) -> None:
     """Loss and held-out score by epoch from metrics.jsonl, each fold pale, their mean in full."""
     lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
-    figure, axes = _figure(1, 2, (10, 3.6), None)
-    # to look for a layout takes as long as to draw, and there is a picture a point
-    figure.subplots_adjust(left=0.065, right=0.985, bottom=0.14, top=0.91, wspace=0.16)
-    name = SCORE_NAMES[by.name]
-    panels = (
-        ("loss", "training loss", "mean"),
-        ("score", f"held-out score ({name}, view 0)", "all folds pooled"),
-    )
-    for ax, (key, title, label) in zip(axes, panels, strict=True):
+    figure, axes = _curves_figure(SCORE_NAMES[by.name])
+    for ax, key, label in zip(axes, ("loss", "score"), ("mean", "all folds pooled"), strict=True):
+        for old in list(ax.lines):
+            old.remove()
         folds = np.array([line[f"fold_{key}"] for line in lines], float)
         ax.plot(folds, color=PALE, linewidth=0.8)
         pooled = [line[key] for line in lines]
         ax.plot(pooled, color=BLUE, linewidth=1.8, label=label)
-        ax.set(title=title, xlabel="epoch")
-        ax.ticklabel_format(axis="y", scilimits=(-3, 4))  # wider numbers do not fit
-        ax.grid(alpha=0.3)
         ax.legend(frameon=False)
+        ax.relim()
+        ax.autoscale()
     # of the scores, which the loop above drew last
     is_known = np.isfinite(folds).any()
     # the first epochs may be far worse; the end is what matters
@@ -55,6 +50,22 @@ def draw_curves(metrics: Path, out: Path, by: Score) -> None:
     elif is_known:
         axes[1].set_ylim(0, max(1.5 * np.nanpercentile(folds, 75), 1e-9))
     _save(figure, out)
+
+
+@functools.cache
+def _curves_figure(score: str):
+    """The panels of `draw_curves`, with the lines that were drawn last: there is a picture a point,
+    and to make axes takes a third of its time."""
+    figure, axes = _figure(1, 2, (10, 3.6), None)
+    # to look for a layout takes as long as to draw
+    figure.subplots_adjust(left=0.065, right=0.985, bottom=0.14, top=0.91, wspace=0.16)
+    titles = ("training loss", f"held-out score ({score}, view 0)")
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set_title(title, y=1)  # where it lies anyway, without a search for its place
+        ax.set_xlabel("epoch")
+        ax.ticklabel_format(axis="y", scilimits=(-3, 4))  # wider numbers do not fit
+        ax.grid(alpha=0.3)
+    return figure, axes
 
 
 def draw_leaderboard(
