@@ -13,7 +13,7 @@ from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 
 from featurestore import FeatureStore, open_writer
 from featurestore.backbone.moments import pool, row_stats
-from featurestore.errors import InputError, StoreDamaged
+from featurestore.errors import InputError, StoreDamaged, UsageError
 from featurestore.write.writer import StoreWriter
 
 
@@ -157,6 +157,14 @@ def test_unknown_names_are_answered_with_close_ones(store_path):
         store["ID0003"]
     with pytest.raises(InputError, match="plain, hflip, vflip"):
         store["ID003"].patches("flip")
+
+
+def test_a_store_is_opened_by_its_path_and_one_of_two_checks(store_path):
+    write_tiny(store_path)
+    with pytest.raises(UsageError, match=r"FeatureStore\.open opens the store at a path"):
+        FeatureStore(str(store_path))
+    with pytest.raises(UsageError, match="check 'first_touch': choose 'seal' or 'first-touch'"):
+        FeatureStore.open(store_path, check="first_touch")
 
 
 @pytest.mark.parametrize(

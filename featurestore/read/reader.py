@@ -4,6 +4,7 @@ It knows seals, catalog, rows and checksums, and nothing about where bytes come 
 source's. What was never committed is never seen.
 """
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from featurestore.disk.durable import page_aligned
-from featurestore.errors import InputError, MismatchError
+from featurestore.errors import InputError, MismatchError, UsageError
 from featurestore.format.layout import Layout
 from featurestore.format.spec import OWN_COLUMNS
 from featurestore.read.catalog import Catalog, row_name, texts
@@ -40,6 +41,11 @@ class Reader(AbstractContextManager):
         check: Literal["seal", "first-touch"] = "seal",
         seals: Seals | None = None,
     ) -> None:
+        if isinstance(source, str | os.PathLike):
+            name = type(self).__name__
+            raise UsageError(f"{name}({str(source)!r}): {name}.open opens the store at a path")
+        if check not in ("seal", "first-touch"):
+            raise UsageError(f"check {check!r}: choose 'seal' or 'first-touch'")
         self.source = source
         self.check = check
         self.path = source.path
