@@ -3,6 +3,7 @@ pixels."""
 
 import hashlib
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -288,8 +289,13 @@ def test_a_second_header_cannot_slip_past_the_cap(tmp_path):
         read_photograph(path)
 
 
-def test_missing_file_and_folder_are_named(tmp_path):
-    for path, reason in ((tmp_path / "no.jpg", "No such file"), (tmp_path, "Is a directory")):
+def test_a_missing_file_a_folder_and_a_pipe_are_named(tmp_path):
+    os.mkfifo(pipe := tmp_path / "pipe.jpg")
+    for path, reason in (
+        (tmp_path / "no.jpg", "No such file"),
+        (tmp_path, "Is a directory"),
+        (pipe, "no file but a pipe"),  # nobody writes into it: to open it would wait for ever
+    ):
         with pytest.raises(InputError, match=f"{path}: {reason}"):
             inspect_photograph(path)
 

@@ -7,6 +7,8 @@ here may be called from many threads.
 
 import hashlib
 import io
+import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -172,6 +174,10 @@ def naming_memory(path: Path) -> Iterator[None]:
 def _naming(path: Path) -> Iterator[None]:
     """Turn what opening, header parsing and Pillow raise into InputError that names the file."""
     try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            # whoever opens a pipe waits for its writer
+            raise ValueError("no file but a pipe, a socket or a device")
         yield
     except PermissionError as err:
         raise NoAccessError.of(err, path) from err
