@@ -114,7 +114,8 @@ def measured_beside(script: Path, options: argparse.Namespace) -> dict | None:
 
 def finish(result: dict) -> None:
     """Print the result as the last line, for machines."""
-    print(json.dumps(result))
+    # at once: whoever ends a part that takes too long reads what it has found until then
+    print(json.dumps(result), flush=True)
 
 
 def _machine() -> dict:

@@ -10,6 +10,7 @@ from unittest.mock import patch
 import bench_predict
 import pandas as pd
 import torch
+from _bench import finish
 from _gpu_day import Day, peak
 from PIL import Image
 from torch import Tensor
@@ -61,15 +62,12 @@ def build(day: Day, which: str) -> dict:
     tile_flop = flop_of_a_tile(backbone)
     peak_tflops = peak(day, torch.bfloat16)
     tflops = tile_flop * n_tiles / seconds / 1e12
-    alone = forwards(day, backbone, tile_flop, sorted({backbone.batch, 16, 64}))
     told = [
         f"{asked.photographs} photographs x {asked.views} views in {seconds:.2f} s: "
         f"{n_tiles / seconds:.1f} tiles/s, {tflops:.3g} TFLOP/s = {tflops / peak_tflops:.2f} of "
-        f"the bf16 peak of {peak_tflops:.4g} (mark {P11_MARK})",
-        f"{backbone.precision}, batches of {backbone.batch}; the bare forward in batches of "
-        + ", ".join(f"{n}: {rate / peak_tflops:.2f}" for n, rate in alone.items()),
+        f"the bf16 peak of {peak_tflops:.4g} (mark {P11_MARK})"
     ]
-    return {
+    found = {
         "told": told,
         "share_of_peak": round(tflops / peak_tflops, 4),
         "mark": P11_MARK,
@@ -78,10 +76,16 @@ def build(day: Day, which: str) -> dict:
         "gflop_a_tile": round(tile_flop / 1e9, 3),
         "tflops": round(tflops, 3),
         "bf16_peak_tflops": peak_tflops,
-        "forward_tflops": alone,
         "precision": backbone.precision,
         "batch": backbone.batch,
     }
+    finish(found)  # should time run out over the bare forwards
+    alone = forwards(day, backbone, tile_flop, sorted({backbone.batch, 16, 64}))
+    told.append(
+        f"{backbone.precision}, batches of {backbone.batch}; the bare forward in batches of "
+        + ", ".join(f"{n}: {rate / peak_tflops:.2f}" for n, rate in alone.items())
+    )
+    return found | {"forward_tflops": alone}
 
 
 def photographs(day: Day, n: int) -> Path:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,7 +153,8 @@ def _figures(output: bytes) -> dict:
     """What a part printed last, as JSON; a part that did not end may have printed some."""
     for line in reversed(output.decode(errors="replace").splitlines()):
         if line.startswith("{"):
-            return json.loads(line)
+            with suppress(ValueError):  # it was ended in the middle of a line
+                return json.loads(line)
     return {}
 
 

@@ -62,6 +62,22 @@ def test_a_part_that_runs_on_is_ended_with_what_it_started(script, tmp_path, mon
     assert "ran past its" in found["error"] and found["seconds"] < 30
 
 
+def test_a_part_that_is_killed_in_the_middle_of_a_line_leaves_what_it_had_found(
+    script, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    script(
+        "import os, sys",
+        f"sys.path.insert(0, {str(BENCHMARKS)!r})",
+        "from _bench import finish",
+        "finish({'n': 1})",
+        "os.write(1, b'{\"n\": ')",
+        "os.kill(os.getpid(), 9)",
+    )
+    found = run(tmp_path, 60)
+    assert found["state"] == "failed" and found["figures"] == {"n": 1}
+
+
 def test_a_part_without_time_is_left_out_and_said_to_be(script, tmp_path):
     script("raise ValueError")
     found = run(tmp_path, gpu_day.LEAST_S / 2)
