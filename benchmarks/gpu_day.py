@@ -114,10 +114,12 @@ def run_part(
     command = [sys.executable, __file__, "--part", name, "--folder", folder]
     command += ["--device", options.device, "--seconds", str(limit_s)]
     command += ["--small"] if options.small else []
+    # packages may lie where only PYTHONPATH names them
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     started = time.monotonic()
     process = subprocess.Popen(
         command,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -41,6 +41,17 @@ def test_a_part_says_what_it_printed_last(script, tmp_path):
     assert gpu_day.line_of("P", found).endswith("s\n    two")
 
 
+def test_a_part_finds_packages_that_pythonpath_names_behind_this_checkout(
+    script, tmp_path, monkeypatch
+):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/carried.py").write_text("n = 1")
+    (tmp_path / "site/featurestore.py").write_text("raise ValueError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    script("import carried, featurestore", "print('{\"n\": %d}' % carried.n)")
+    assert run(tmp_path, 60)["figures"] == {"n": 1}
+
+
 def test_a_part_that_fails_is_recorded_with_its_error(script, tmp_path):
     script("print('{\"n\": 1}')", "raise ValueError('no such kernel')")
     found = run(tmp_path, 60)
