@@ -26,7 +26,8 @@ sys.path.insert(0, str(ROOT))
 def work_folder(parent: Path | None) -> Iterator[Path]:
     """A new folder under parent (the system's temporary folder if None), removed at the end
     whatever happens."""
-    folder = Path(tempfile.mkdtemp(prefix="biomass_bench_", dir=parent))
+    # from the root: parts of a benchmark run in it, and are told it
+    folder = Path(tempfile.mkdtemp(prefix="biomass_bench_", dir=parent)).absolute()
     try:
         yield folder
     finally:
@@ -139,6 +140,11 @@ def _cpu_model() -> str:
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False
-    ).stdout.rstrip()
+    """What git says; nothing where there is no git, or no repository."""
+    try:
+        told = subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return ""
+    return told.stdout.rstrip()

@@ -105,6 +105,17 @@ def test_a_part_without_time_is_left_out_and_said_to_be(script, tmp_path):
     assert "P: no time was left for it" in gpu_day.page(day)
 
 
+def test_a_day_works_in_a_relative_folder_and_on_a_machine_without_git(tmp_path, monkeypatch):
+    from _bench import context, work_folder
+
+    monkeypatch.chdir(tmp_path)
+    with work_folder(Path()) as folder:
+        assert folder.is_absolute() and folder.parent.samefile(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = context({}, [])
+    assert (found["commit"], found["uncommitted"]) == ("", [])
+
+
 def test_launches_copies_waits_and_busy_time_are_told_apart():
     import _gpu_heads
 
