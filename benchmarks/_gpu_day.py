@@ -149,10 +149,16 @@ def tests(day: Day) -> dict:
         path for path in (ROOT / "tests").glob("test_*.py") if "mark.gpu" in path.read_text()
     )
     names = [str(path.relative_to(ROOT)) for path in marked]
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-rfE", "-p", "no:cacheprovider"]
-    done = subprocess.run([*command, *names], cwd=ROOT, capture_output=True, text=True, check=False)
-    said = (done.stdout + done.stderr).strip().splitlines()
-    if done.returncode:
-        print(done.stdout[-8000:], file=sys.stderr)
-        raise SystemExit(f"pytest ended with {done.returncode}: {said[-1] if said else ''}")
-    return {"told": [said[-1]], "files": names}
+    # a line for each test, at once: a device that hangs ends this part without a summary
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-vv", "-rfE", "--tb=short"]
+    command += ["-p", "no:cacheprovider", *names]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        last = ""
+        for line in process.stdout:
+            print(line, end="", file=sys.stderr, flush=True)
+            last = line.strip() or last
+    if process.returncode:
+        raise SystemExit(f"pytest ended with {process.returncode}: {last}")
+    return {"told": [last], "files": names}

@@ -161,7 +161,8 @@ def _figures(output: bytes) -> dict:
 
 
 def _end(output: bytes) -> str:
-    return output.decode(errors="replace")[-2000:].strip()
+    # room for a line of each failed test
+    return output.decode(errors="replace")[-8000:].strip()
 
 
 def page(day: dict) -> str:

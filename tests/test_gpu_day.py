@@ -116,6 +116,32 @@ def test_a_day_works_in_a_relative_folder_and_on_a_machine_without_git(tmp_path,
     assert (found["commit"], found["uncommitted"]) == ("", [])
 
 
+def test_each_gpu_test_is_told_when_it_has_ended(tmp_path, monkeypatch):
+    import _gpu_day
+
+    told = tmp_path / "told"
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu")
+    (tmp_path / "tests/test_some.py").write_text(
+        "import pathlib, time\n"
+        "from pytest import mark\n"
+        "@mark.gpu\n"
+        "def test_first(): pass\n"
+        "@mark.gpu\n"
+        "def test_second():\n"
+        f"    told = pathlib.Path({str(told)!r})\n"
+        "    until = time.monotonic() + 10\n"
+        "    while 'test_first PASSED' not in told.read_text():\n"
+        "        assert time.monotonic() < until\n"
+        "        time.sleep(0.01)\n"
+    )
+    monkeypatch.setattr(_gpu_day, "ROOT", tmp_path)
+    with told.open("w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        found = _gpu_day.tests(None)
+    assert "2 passed" in found["told"][0]
+
+
 def test_launches_copies_waits_and_busy_time_are_told_apart():
     import _gpu_heads
 
