@@ -4,6 +4,7 @@ import argparse
 import time
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,7 +179,13 @@ def waits_of(day: Day, training: Training, number: int) -> list[str]:
             training.step(number)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    lines = [f"{Path(each.filename).name}:{each.lineno}" for each in warned]
+    return told_waits(warned)
+
+
+def told_waits(warned: Sequence[warnings.WarningMessage]) -> list[str]:
+    """The lines that waited, each once; torch also warns, once, of the mode itself."""
+    waits = [each for each in warned if "called a synchronizing" in str(each.message)]
+    lines = [f"{Path(each.filename).name}:{each.lineno}" for each in waits]
     return [f"{line} ({n})" for line, n in Counter(lines).items()]
 
 

@@ -5,6 +5,7 @@ import argparse
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -167,6 +168,23 @@ def test_launches_copies_waits_and_busy_time_are_told_apart():
     found = _gpu_heads.counted(day, profiled)
     counts = {name: found[name] for name in ("launches", "copies", "n_waits", "busy_ms")}
     assert counts == {"launches": 2, "copies": 1, "n_waits": 1, "busy_ms": 0.5}
+
+
+def test_what_torch_says_of_its_debug_mode_is_no_wait():
+    import _gpu_heads
+
+    # both as libtorch_python and libc10_cuda of torch 2.14 have them
+    mode = (
+        "Synchronization debug mode is a prototype feature and does not yet detect all "
+        "synchronizing operations"
+    )
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        warnings.warn_explicit(mode, UserWarning, "/a/_gpu_heads.py", 1)
+        for _ in range(2):
+            words = "called a synchronizing CUDA operation"
+            warnings.warn_explicit(words, UserWarning, "/a/bank.py", 7)
+    assert _gpu_heads.told_waits(warned) == ["bank.py:7 (2)"]
 
 
 @pytest.mark.system
