@@ -69,8 +69,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--point",
-    help="A row of the sweep's board by name, or best, the best point of its grid.  [what it "
-    "chose]",
+    help="A row of the sweep's board by its name or how that begins, or best, the best point of "
+    "its grid.  [what it chose]",
 )
 @click.option("--bundle", type=FOLDER, help="A bundle's folder, which is checked first.")
 @click.option(

@@ -11,7 +11,9 @@ import pytest
 from commands import biomass
 from preset import TARGETS
 
+from featurestore.errors import InputError
 from predictor.bundle.bundle import load_members
+from predictor.members.sweep_rows import row_of
 from trainer.loop.chosen import chosen_run
 from trainer.score.metrics import weighted_r2
 
@@ -79,6 +81,13 @@ def test_the_chosen_blend_predicts_unless_a_point_is_named(blended, pasture, tmp
     alone, _ = predicted(pasture, tmp_path, "--run", blended / best)
     assert by_name.equals(alone)
     assert predicted(pasture, tmp_path, "--sweep", blended, "--point", "best")[0].equals(alone)
+    assert row_of(blended, best[:3]) == blended / best
+    with pytest.raises(
+        InputError, match="points begin with blend_; give more of the name:\n  blend"
+    ):
+        row_of(blended, "blend_")
+    with pytest.raises(InputError, match="no point ''; it has"):
+        row_of(blended, "")
     unknown = ["--sweep", blended, "--point", "gone"]
     assert "no point gone; it has" in predicted(pasture, tmp_path, *unknown, code=3)[1]
     wrong = ["--run", blended / best, "--point", "best"]

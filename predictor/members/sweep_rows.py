@@ -16,19 +16,28 @@ from trainer.score.metrics import Score
 
 
 def row_of(sweep: Path, name: str | None = None) -> Path:
-    """The folder of a row by its name, of `best`, the best point, or (None, `chosen`) of what
-    the sweep chose.
+    """The folder of a row by its name or the beginning of it, of `best`, the best point, or (None,
+    `chosen`) of what the sweep chose.
 
-    InputError if the sweep is not finished, or has no such row.
+    InputError if the sweep is not finished, has no such row, or several names begin so.
     """
     if name in (None, "chosen"):
         return chosen_run(sweep)
     best = best_run(sweep)
     if name == "best":
         return best
-    if name not in (known := row_names(sweep)):
-        raise InputError(f"{sweep}: no point {name}; it has:{list_some(known)}")
-    return sweep / name
+    known = row_names(sweep)
+    if name in known:
+        return sweep / name
+    begins = [each for each in known if name and each.startswith(name)]
+    if len(begins) > 1:
+        raise InputError(
+            f"{sweep}: {len(begins)} points begin with {name}; give more of the name:"
+            f"{list_some(begins)}"
+        )
+    if not begins:
+        raise InputError(f"{sweep}: no point {name or repr(name)}; it has:{list_some(known)}")
+    return sweep / begins[0]
 
 
 def completed(sweep: Path, rows: Sequence[Path], say: Callable[[str], object]) -> list[Path]:
