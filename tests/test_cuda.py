@@ -11,9 +11,9 @@ from preset import TARGETS
 from sweeps import TRAINED, config, train_epoch
 
 from featurestore import FeatureStore
+from featurestore.backbone.load import backbone_of_store
 from featurestore.backbone.precision import LEAST_COSINE
 from featurestore.photos.decode import decode
-from predictor.predictor import Predictor
 from trainer.data.readers import TokenReaders
 from trainer.loop import sweep as loop
 from trainer.loop.evaluate import predict_held_out
@@ -118,9 +118,11 @@ def test_tokens_are_near_those_of_a_cpu(built, built_there):
         assert cosine.min() >= LEAST_COSINE
 
 
-def test_tokens_of_predict_equal_the_row_of_a_build(sweep, pasture, built_there):
+def test_tokens_of_predict_equal_the_row_of_a_build(pasture, built_there):
     """Bit for bit on one device, wherever in a batch the build had them."""
-    backbone = Predictor.load(next(sweep.glob("001*")), device=CUDA).backbone
+    # as predict loads it for heads of this store: in the half and with the batch that were chosen
+    folders = [built_there.path.parent]
+    backbone = backbone_of_store(built_there.spec, None, folders, "--backbone-weights", CUDA)
     for image in range(built_there.n_images):
         decoded = decode(pasture / built_there.catalog["path"][image], backbone.crop)
         image_id = built_there.catalog["image_id"][image]
