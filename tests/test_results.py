@@ -3,6 +3,7 @@ folds."""
 
 import json
 import re
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from featurestore.photos.catalog import TARGETS
 from featurestore.photos.targets import CSIRO
 from predictor.bundle.pack import chosen_runs
 from trainer.loop import fits
+from trainer.loop.bank_trainer import BankTrainer
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.chosen import best_run
 from trainer.loop.costs import measure_costs
@@ -77,6 +79,22 @@ def test_averages_that_still_hold_the_first_weights_are_told(store, tmp_path, de
         for remark in prepared.remarks
     ] == told
     assert ("\nnote     optimization.ema_decay" in str(measure_costs(prepared))) == is_told
+
+
+def test_the_time_of_steps_counts_what_a_device_still_computes(store, tmp_path, monkeypatch):
+    noted = BankTrainer.noted
+
+    def waits(trainer):
+        time.sleep(0.1)
+        return noted(trainer)
+
+    # the only place where the host waits for a device
+    monkeypatch.setattr(BankTrainer, "noted", waits)
+    sweep = config(tmp_path, store, kind="density", lr="[1e-2]", epochs=1)
+    assert measure_costs(prepare_sweep(sweep, "cpu")).step_s > 0.1
+    path = run_sweep(sweep, tmp_path / "runs", "cpu", progress=False).path
+    (metrics,) = path.glob("001*/metrics.jsonl")
+    assert json.loads(metrics.read_text())["train_s"] > 0.1
 
 
 def test_kinds_of_all_sorts_share_a_leaderboard(mixed):

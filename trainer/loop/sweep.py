@@ -187,6 +187,8 @@ def train_pass(
                 for step in range(trainers[0].n_batches - epoch * n_steps, n_steps):
                     train_step(sweep, trainers, reader, epoch, step)
                     check_interrupt()
+                # a device computes on after its steps have been launched
+                trainers[-1].noted()
                 train_s = time.monotonic() - start
 
                 records, scored = score_epoch(sweep, trainers, reader, train_s)
