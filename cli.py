@@ -4,7 +4,6 @@ Each command lies beside what it calls: it parses, calls one function and prints
 inside the commands, so that --help stays instant.
 """
 
-import gc
 from typing import Any
 
 import click
@@ -19,10 +18,6 @@ from predictor.bundle.command import bundle
 from predictor.command import demo, predict
 from service.command import store_serve
 from trainer.command import train
-
-MOST_YOUNG = 5_000
-"""Objects made since Python last looked for garbage. Imports make hundreds of thousands that stay:
-at Python's 700 the search took 4 % of the time of `import torch`, and 7 % of `import timm`."""
 
 
 class Group(click.Group):
@@ -46,7 +41,6 @@ class _Main(Group):
     def main(self, *args: Any, **options: Any) -> Any:
         secure_standard_streams()
         wait_asleep()
-        gc.set_threshold(MOST_YOUNG)
         return super().main(*args, **options)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
