@@ -102,6 +102,23 @@ def test_W05_an_item_that_always_fails_ends_a_run_on_ray_with_its_name(do):
     assert "CUDA error: an illegal memory access" in str(found.value)
 
 
+@pytest.mark.parametrize("device, code", [("cuda", 1), ("cpu", 7)])
+def test_W05_a_process_whose_cuda_failed_ends_and_so_tries_nothing_again(tmp_path, device, code):
+    """An error of CUDA stays with its process; Ray starts another for the next try."""
+    program = (
+        "import sys\n"
+        "from featurestore.engines.ray import _do\n"
+        "try:\n"
+        f"    _do('engine_tasks:crash', 'part 1', {{'device': {device!r}}}, [], sys.argv[1], 2)\n"
+        "except RuntimeError:\n"
+        "    sys.exit(7)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], env=environment, check=False)
+    assert done.returncode == code
+    assert "illegal memory access" in (tmp_path / "part 1.txt").read_text()
+
+
 @pytest.mark.system
 def test_W05_a_process_that_is_always_killed_ends_a_run_on_ray_with_its_name(do, tmp_path):
     with pytest.raises(PartFailed, match="part 1: failed 2 times"):

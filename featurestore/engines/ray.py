@@ -117,6 +117,9 @@ def _do(
             answer = answer_of(do, item)
     except Exception:
         counted.failed(name, traceback.format_exc())
+        if item["device"] == "cuda":
+            # after an illegal access CUDA refuses every call of this process: a retry needs another
+            os._exit(1)
         raise
     counted.finished(name)
     return answer
