@@ -151,7 +151,8 @@ def tests(day: Day) -> dict:
     names = [str(path.relative_to(ROOT)) for path in marked]
     # a line for each test, at once: a device that hangs ends this part without a summary
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-vv", "-rfE", "--tb=short"]
-    command += ["-p", "no:cacheprovider", *names]
+    # a warning of packages newer than ours says nothing of the device
+    command += ["-W", "default", "-p", "no:cacheprovider", *names]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

@@ -117,17 +117,17 @@ def test_a_day_works_in_a_relative_folder_and_on_a_machine_without_git(tmp_path,
     assert (found["commit"], found["uncommitted"]) == ("", [])
 
 
-def test_each_gpu_test_is_told_when_it_has_ended(tmp_path, monkeypatch):
+def test_each_gpu_test_is_told_when_it_has_ended_whatever_it_warns_of(tmp_path, monkeypatch):
     import _gpu_day
 
     told = tmp_path / "told"
     (tmp_path / "tests").mkdir()
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\nfilterwarnings = error")
     (tmp_path / "tests/test_some.py").write_text(
-        "import pathlib, time\n"
+        "import pathlib, time, warnings\n"
         "from pytest import mark\n"
         "@mark.gpu\n"
-        "def test_first(): pass\n"
+        "def test_first(): warnings.warn('a later pandas will refuse this', FutureWarning)\n"
         "@mark.gpu\n"
         "def test_second():\n"
         f"    told = pathlib.Path({str(told)!r})\n"
