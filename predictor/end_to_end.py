@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from featurestore.counts import count_of
 from featurestore.disk.durable import check_writable
 from featurestore.disk.durations import parse_duration
 from featurestore.disk.tables import find_table
@@ -211,7 +212,8 @@ def say_unusable(unusable: Mapping[str, str], say: Callable[[str], object]) -> N
     """Name photographs that could not be used."""
     if unusable:
         reasons = list_some(list(unusable.values()), len(unusable))
-        say(f"warning: the training mean stands for {len(unusable)} photographs:{reasons}")
+        counted = count_of(len(unusable), "photograph")
+        say(f"warning: the training mean stands for {counted}:{reasons}")
 
 
 def _has_submission(asked: ToPredict, targets: Targets) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from featurestore.counts import count_of
 from featurestore.disk.durable import write_whole
 from featurestore.disk.tables import find_table
 from featurestore.errors import InputError, MismatchError, UsageError, list_some
@@ -55,8 +56,8 @@ def check_oof(
     unit, unit_g = (" in grams", " g") if first.targets.preset else ("", "")
     greatest = [f"{name} {apart:.2g}" for name, apart in zip(names, apart_K, strict=True)]
     say(
-        f"{len(table)} rows of {table['image_id'].nunique()} photographs, "
-        f"{len(views)} views, beside {source}\n"
+        f"{count_of(len(table), 'row')} of {count_of(table['image_id'].nunique(), 'photograph')}, "
+        f"{count_of(len(views), 'view')}, beside {source}\n"
         f"greatest difference{unit}: {', '.join(greatest)}\n"
         f"score: {score_of(first, table):.6f} predicted, "
         f"{score_of(first, known):.6f} in oof.csv"
@@ -183,7 +184,7 @@ def _photographs(
     frame["image_id"] = spelled_as(frame["image_id"], known["image_id"])
     if absent := sorted(set(known["image_id"]) - set(frame["image_id"])):
         raise InputError(
-            f"{table}: lacks {len(absent)} images that the run held out; give the "
+            f"{table}: lacks {count_of(len(absent), 'image')} that the run held out; give the "
             f"data its store was built from:{list_some(absent)}"
         )
     frame = frame[frame["image_id"].isin(known["image_id"])]

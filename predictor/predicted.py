@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from featurestore.counts import count_of
 from featurestore.errors import IN_PART
 
 
@@ -34,7 +35,7 @@ class Predicted:
             files.append(str(self.wide))
         if self.pictures:
             files.append(str(self.pictures))
-        counted = f": {self.n_photographs} photographs" if self.n_photographs else ""
+        counted = f": {count_of(self.n_photographs, 'photograph')}" if self.n_photographs else ""
         return f"{', '.join(files)}{counted}"
 
     def values(self) -> dict[str, Any]:

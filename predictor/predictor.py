@@ -12,6 +12,7 @@ import pandas as pd
 
 from featurestore.backbone.backbone import Backbone
 from featurestore.backbone.device import choose_device
+from featurestore.counts import count_of
 from featurestore.disk.interrupts import check_interrupt, patient_keyboard
 from featurestore.disk.messages import new_bar, say
 from featurestore.disk.threads import usable_threads
@@ -388,7 +389,7 @@ def _check_photographs(paths: dict[str, Path], crop: Crop, unusable: dict[str, s
         # somebody else's mistake, easily mended: the training mean must not stand for it
         if unreadable := [each.why for each in found.values() if each.status == "unreadable"]:
             raise NoAccessError(
-                f"{len(unreadable)} of {len(ids)} photographs may not be "
+                f"{count_of(len(unreadable), 'photograph', len(ids))} may not be "
                 f"read:{list_some(unreadable)}"
             )
         unusable.update({ids[i]: each.why for i, each in found.items()})

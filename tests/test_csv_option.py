@@ -44,7 +44,7 @@ def test_other_labels_need_no_photographs(pasture, built, tmp_path):
     more = pd.concat([pd.read_csv(labels, sep=";"), pd.DataFrame({"path": ["new.jpg"]})])
     more.to_csv(labels, index=False, sep=";")
     extend = ["store", "extend", built, tmp_path / "p.h5", "--csv", labels, "--relabel"]
-    assert "1 images need their photographs; give --data" in biomass(*extend, code=2).stderr
+    assert "1 image needs its photograph; give --data" in biomass(*extend, code=2).stderr
 
 
 def test_predict_takes_another_table(pasture, photographs, sweep, tmp_path):

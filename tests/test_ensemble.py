@@ -252,7 +252,7 @@ def test_P01_a_photograph_that_cannot_be_used_gets_the_training_mean(sweep, past
     ]
     assert first.name in biomass(*arguments, code=3).stderr
     result = biomass(*arguments, "--on-error", "mean", code=6)
-    assert first.name in result.stderr and "training mean stands for 1 photographs" in result.stderr
+    assert first.name in result.stderr and "training mean stands for 1 photograph:" in result.stderr
     table = pd.read_csv(tmp_path / "s.predictions.csv").set_index("image_id")
     train = (
         pd.read_csv(data / "train.csv")

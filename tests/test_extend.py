@@ -141,7 +141,7 @@ def test_a_csv_that_forgets_old_images_is_refused(pasture, built, tmp_path):
     table[table["image_path"] != first].to_csv(data / "train.csv", index=False)
     stderr = biomass("store", "extend", built, tmp_path / "out.h5", "--data", data, code=5).stderr
     assert (
-        "lacks 1 images" in stderr
+        "lacks 1 image that" in stderr
         and Path(first).stem in stderr
         and not (tmp_path / "out.h5").exists()
     )

@@ -159,7 +159,7 @@ def test_folds_of_another_tool_that_tear_a_site_are_told(tmp_path):
     one_visit = {"State": "Tas", "Sampling_Date": "2015/9/4"}
     frame = pasture(range(12)).assign(**one_visit)
     folds = write_folds(tmp_path / "folds.csv", frame["image_id"])
-    with pytest.warns(UserWarning, match="fold has 1 sites in more than one fold; scores read too"):
+    with pytest.warns(UserWarning, match="fold has 1 site in more than one fold; scores read too"):
         table = read_splits(folds, frame["image_id"], frame)
     assert describe_folds(table) == "12 images of 1 site in 3 folds"
 
@@ -207,7 +207,7 @@ def test_K14_copies_that_folds_separate_are_named(tmp_path, header):
     table = tmp_path / "theirs.csv"
     table.write_text("\n".join([header, *rows]) + "\n")
     with pytest.warns(
-        UserWarning, match=r"r00 holds 1 photographs .*\n  ID000 \(fold 0\) = ID004 \(fold 1\)$"
+        UserWarning, match=r"r00 holds 1 photograph .*\n  ID000 \(fold 0\) = ID004 \(fold 1\)$"
     ):
         read_splits(table, frame["image_id"], frame)
 
@@ -254,5 +254,5 @@ def test_torn_copies_are_told_of_with_the_tables_name(tmp_path):
     frame = pasture(range(6))
     frame.loc[1, "sha256"] = frame["sha256"][0]
     table = write_folds(tmp_path / "theirs.csv", frame["image_id"], 2)
-    with pytest.warns(UserWarning, match="theirs.csv: r00 holds 1 photographs and their copies"):
+    with pytest.warns(UserWarning, match="theirs.csv: r00 holds 1 photograph and copies"):
         read_splits(table, frame["image_id"], frame)

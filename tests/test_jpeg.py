@@ -160,7 +160,7 @@ def test_L7_build_stops_at_a_damaged_photograph_or_goes_without(data, tmp_path):
         and "--skip-missing builds the others" in stderr
     )
     stderr = build(data, out, "--skip-missing").stderr
-    assert "1 photographs skipped" in stderr and first.name in stderr
+    assert "1 photograph skipped" in stderr and first.name in stderr
     catalog = FeatureStore.open(out).catalog.set_index("image_id")
     assert catalog["status"][first.stem] == "damaged" and (catalog["status"] == "ok").sum() == 5
 
@@ -183,7 +183,7 @@ def test_L7_predict_refuses_it_or_writes_the_mean(sweep, data, tmp_path):
     assert f"{first}: damaged inside the picture" in biomass(*command, code=3).stderr
     assert not out.exists()
     stderr = biomass(*command, "--on-error", "mean", code=6).stderr
-    assert "the training mean stands for 1 photographs" in stderr and first.name in stderr
+    assert "the training mean stands for 1 photograph" in stderr and first.name in stderr
 
 
 def test_L7_out_of_fold_a_sealed_photograph_is_warned_of(sweep, data, tmp_path):

@@ -189,7 +189,7 @@ def test_images_that_train_csv_lacks_are_named(sweep, pasture, tmp_path):
         tmp_path / "o.csv",
         code=3,
     ).stderr
-    assert "lacks 1 images that the run held out" in stderr and gone in stderr
+    assert "lacks 1 image that the run held out" in stderr and gone in stderr
 
 
 def test_what_the_run_says_by_itself_is_refused_by_name(sweep, pasture, tmp_path):

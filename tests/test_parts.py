@@ -26,7 +26,7 @@ from featurestore.parts.merge import merge_parts
 from featurestore.parts.plan import STORE, load_plan
 from featurestore.write.config import BuildConfig
 
-pytestmark = pytest.mark.filterwarnings("default:.*photographs skipped")
+pytestmark = pytest.mark.filterwarnings("default:.*photographs? skipped")
 
 OPTIONS = ["--views", "plain,hsv", "--skip-missing", "--reserve", 3, *TINY]
 MISSING, DAMAGED = 3, 4
@@ -115,7 +115,7 @@ def test_parts_merge_to_the_bytes_of_one_build(parts, whole, tmp_path):
     said = biomass("store", "merge", "--from", parts, "--out", out).stdout
     told = printed("store", "merge", "--from", parts, "--out", out)
     assert set(told) == documented("store merge --from")
-    assert "5 images (2 more were skipped) of 3 parts; 3 shards linked, 1 images copied" in said
+    assert "5 images (2 more were skipped) of 3 parts; 3 shards linked, 1 image copied" in said
     assert f"may be removed, --remove-parts does it: {parts / 'parts'}" in said
     assert digest(out) == digest(whole)
     with FeatureStore.open(out) as store:
@@ -252,7 +252,7 @@ def test_what_cannot_be_meant_is_refused(parts, monkeypatch, arguments, message)
 def test_more_parts_than_photographs_are_refused(photos, tmp_path):
     asked = ["--data", photos, "--out", tmp_path / "P", *OPTIONS]
     said = biomass("store", "plan", *asked, "--parts", 8, code=2).stderr
-    assert "--parts 8: there are 7 photographs" in said
+    assert "--parts 8: the table has 7 photographs" in said
 
 
 def test_a_plan_that_is_there_is_kept_and_another_one_refused(planned, photos, monkeypatch):

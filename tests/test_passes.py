@@ -226,7 +226,7 @@ def test_passes_that_are_not_there_are_refused(begun, given, tmp_path):
     assert "add --resume" in train("--config", given, "--pass", 0, code=2).stderr
     arguments = ["--config", given, "--out", tmp_path / "runs", "--device", "cpu", "--begin"]
     said = train(*arguments, "--passes", 5, code=3).stderr
-    assert "--passes) 5: there are 4 points to train" in said
+    assert "--passes) 5: the grid has 4 points to train" in said
     assert not (tmp_path / "runs").exists()
 
 

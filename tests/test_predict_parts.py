@@ -91,7 +91,7 @@ def test_merged_parts_have_the_bytes_of_one_prediction(sweep, data, tmp_path):
     assert len(list(parts.glob("*.jsonl"))) == TOTAL
     merging = ["predict", "--merge", parts, "--data", data, "--out", merged]
     told = biomass(*merging, code=6)
-    assert "the training mean stands for 1 photographs" in told.stderr
+    assert "the training mean stands for 1 photograph:" in told.stderr
     assert tables(merged) == tables(whole)
 
     # what the parts had may be said again

@@ -180,7 +180,7 @@ def test_K7_a_checkpoint_of_more_points_says_which(store, tmp_path):
     sweep = prepare_sweep(config(tmp_path, store, kind="[density]", lr="[1e-2, 2e-2]"), "cpu")
     with pytest.raises(
         MismatchError,
-        match=r"holds 2 points \(001_.*, 002_.*\), and this pass trains 1 points \(001_",
+        match=r"holds 2 points \(001_.*, 002_.*\), and this pass trains 1 point \(001_",
     ):
         Identity.of(sweep, [0]).check(Identity.of(sweep, [0, 1]), "here", "do something")
 

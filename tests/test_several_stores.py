@@ -162,7 +162,7 @@ def other_photograph(frame: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.parametrize(
     "change, message",
     [
-        (other_photograph, "b.h5: 1 images are of other photographs.*\n.*ID4: sha256 ffff.* 0000"),
+        (other_photograph, "b.h5: 1 image is of other photographs.*\n.*ID4: sha256 ffff.* 0000"),
         (lambda frame: frame.iloc[:28], r"b.h5: lacks tokens of 2 images.*\n.*ID28\n.*ID29"),
     ],
     ids=["sha256", "image"],

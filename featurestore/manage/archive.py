@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from featurestore.counts import count_of
 from featurestore.disk.durations import duration
 from featurestore.disk.maps import refuse_too_many
 from featurestore.errors import NoAccessError, StoreDamaged, list_some
@@ -51,7 +52,7 @@ class ArchiveReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.path}: {self.n_images} images in {duration(self.seconds)}, "
+            f"{self.path}: {count_of(self.n_images, 'image')} in {duration(self.seconds)}, "
             f"{_kept(self.bytes_in, self.bytes_out)}, {_lost(self.codec, self.error)}"
         )
 

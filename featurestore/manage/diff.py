@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from featurestore.counts import count_of
 from featurestore.errors import list_some
 from featurestore.read.open import open_reader
 from featurestore.read.reader import Reader
@@ -105,7 +106,8 @@ def _cell_lines(a: Reader, b: Reader) -> Iterator[str]:
             theirs = y[differs].tolist()
             pairs = zip(both[differs], ours, theirs, strict=True)
             cells = [f"{image_id}: {one!r} | {other!r}" for image_id, one, other in pairs]
-            yield f"catalog: {name!r} differs in {len(cells)} images:{list_some(cells, MOST)}"
+            where = count_of(len(cells), "image")
+            yield f"catalog: {name!r} differs in {where}:{list_some(cells, MOST)}"
 
 
 def _row_lines(a: Reader, b: Reader, tokens: bool) -> Iterator[str]:

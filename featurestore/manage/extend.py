@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore.backbone.load import backbone_of_store
+from featurestore.counts import count_of, for_count
 from featurestore.disk import durable
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.disk.threads import usable_threads
@@ -227,7 +228,7 @@ def _planned(
     gone = sorted(set(extension.image_of) - set(frame["image_id"]))
     if gone:
         raise MismatchError(
-            f"{csv_path}: lacks {len(gone)} images that {source.path} holds; name old "
+            f"{csv_path}: lacks {count_of(len(gone), 'image')} that {source.path} holds; name old "
             f"and new ones (`biomass store convert --images` keeps some only):{list_some(gone)}"
         )
     columns = catalog_columns(frame, 2.0 if reserve else 1.0)  # texts to come may be longer
@@ -240,7 +241,8 @@ def _photographs(fresh: pd.DataFrame, data: Path | None, allow_outside: bool) ->
         return {}
     if data is None:
         some = list_some(list(fresh["image_id"]), 5)
-        raise UsageError(f"{len(fresh)} images need their photographs; give --data FOLDER:{some}")
+        need = for_count(len(fresh), "needs its photograph", "need their photographs")
+        raise UsageError(f"{count_of(len(fresh), 'image')} {need}; give --data FOLDER:{some}")
 
     paths = find_photographs(fresh, data, allow_outside, missing=True, allow="--allow-outside")
     return dict(zip(fresh["image_id"], paths, strict=True))

@@ -23,6 +23,7 @@ from featurestore.backbone.load import load_backbone, spec_without_weights
 from featurestore.backbone.moments import pool, row_stats
 from featurestore.backbone.rounding import ErrorTally
 from featurestore.backbone.timm_model import patch_size_of
+from featurestore.counts import count_of
 from featurestore.disk import durable
 from featurestore.disk.durations import duration
 from featurestore.disk.interrupts import check_interrupt
@@ -74,8 +75,8 @@ class ImportReport:
             else ""
         )
         return (
-            f"{self.path}: {self.n_images} images sealed, {self.n_imported} of them now in "
-            f"{duration(self.seconds)}{rounding}"
+            f"{self.path}: {count_of(self.n_images, 'image')} sealed, {self.n_imported} of them "
+            f"now in {duration(self.seconds)}{rounding}"
         )
 
 

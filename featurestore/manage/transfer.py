@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from featurestore.counts import count_of
 from featurestore.disk.durable import check_free, check_writable
 from featurestore.disk.durations import duration
 from featurestore.disk.interrupts import check_interrupt
@@ -50,8 +51,8 @@ class TransferReport:
     def __str__(self) -> str:
         rate = f", {self.n_bytes / 1e9 / self.seconds:.2g} GB/s" if self.n_copied else ""
         return (
-            f"{self.path}: {self.n_images} images, {self.n_copied} of them copied now in "
-            f"{duration(self.seconds)}{rate}"
+            f"{self.path}: {count_of(self.n_images, 'image')}, {self.n_copied} of them copied now "
+            f"in {duration(self.seconds)}{rate}"
         )
 
 
@@ -267,7 +268,7 @@ def _copy_here(
 
     if damaged:
         reasons = list_some(list(damaged.values()))
-        warnings.warn(f"{len(damaged)} images were left out:{reasons}", stacklevel=3)
+        warnings.warn(f"left out: {count_of(len(damaged), 'image')}:{reasons}", stacklevel=3)
     n_copied = len(pending) - len(damaged)
     return TransferReport(
         out, len(image_ids), n_copied, time.monotonic() - start, n_copied * image_bytes(spec)

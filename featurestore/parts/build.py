@@ -24,6 +24,7 @@ from featurestore.backbone.backbone import Backbone
 from featurestore.backbone.device import choose_device
 from featurestore.backbone.load import backbone_of_store
 from featurestore.backbone.weights import kept_weights
+from featurestore.counts import count_of
 from featurestore.disk import durable
 from featurestore.disk.durations import duration
 from featurestore.disk.usable import usable_cpus
@@ -54,7 +55,7 @@ class Receipt:
 
     def __str__(self) -> str:
         left_out = f", {len(self.skipped)} of them skipped" if self.skipped else ""
-        return f"{self.n_images} images{left_out} in {duration(self.seconds)}"
+        return f"{count_of(self.n_images, 'image')}{left_out} in {duration(self.seconds)}"
 
 
 def part_folder(plan: PartPlan, part: int) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.backbone.weights import saved_weights_path
+from featurestore.counts import count_of
 from featurestore.disk import durable
 from featurestore.disk.durations import duration
 from featurestore.disk.interrupts import check_interrupt
@@ -59,12 +60,13 @@ class MergeReport:
         left_out = f" ({self.n_skipped} more were skipped)" if self.n_skipped else ""
         how = "it was whole already"
         if self.n_linked or self.n_copied:
-            how = f"{self.n_linked} shards linked, {self.n_copied} images copied"
+            linked = count_of(self.n_linked, "shard")
+            how = f"{linked} linked, {count_of(self.n_copied, 'image')} copied"
         if self.n_put:
             how = f"{self.n_put} shards were there, the rest was put"
         lines = [
-            f"{self.path}: {self.n_images} images{left_out} of {self.n_parts} parts; {how}, "
-            f"in {duration(self.seconds)}"
+            f"{self.path}: {count_of(self.n_images, 'image')}{left_out} of "
+            f"{count_of(self.n_parts, 'part')}; {how}, in {duration(self.seconds)}"
         ]
         if self.parts:
             lines.append(f"The parts may be removed, --remove-parts does it: {self.parts}")

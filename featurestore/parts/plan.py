@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from featurestore.backbone.weights import from_every_folder
+from featurestore.counts import count_of
 from featurestore.disk import durable
 from featurestore.disk.threads import usable_threads
 from featurestore.disk.urls import published_url
@@ -117,9 +118,9 @@ class PartPlan:
         if self.url is None:
             last = f"then join all: biomass store merge --from {self.folder} --out features.zarr"
         return (
-            f"{self.folder}: {self.n_parts} parts of {sizes.min()} to {sizes.max()} images, "
-            f"{self.n_images} in all{skipped}; {self.n_bytes / 1e9:.3g} GB, made on {self.device} "
-            f"in {made_by['precision']} by torch {made_by['torch']}\n"
+            f"{self.folder}: {count_of(self.n_parts, 'part')} of {sizes.min()} to {sizes.max()} "
+            f"images, {self.n_images} in all{skipped}; {self.n_bytes / 1e9:.3g} GB, "
+            f"made on {self.device} in {made_by['precision']} by torch {made_by['torch']}\n"
             f"build each:    biomass store build --from {self.folder} --part N    "
             f"(N is 0 to {self.n_parts - 1})\n"
             f"{last}"
@@ -165,7 +166,8 @@ def plan_parts(
     n_images = len(prepared.frame)
     if most is None and n_parts > n_images:
         raise UsageError(
-            f"--parts {n_parts}: there are {n_images} photographs; give at most as many parts"
+            f"--parts {n_parts}: the table has {count_of(n_images, 'photograph')}; give at most as "
+            "many parts"
         )
     check_buffers(prepared.backbone, prepared.spec, prepared.n_pending)
     shard_images, unit = None, 1

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurestore.backbone.backbone import Backbone
-from featurestore.counts import count_of
+from featurestore.counts import count_of, for_count
 from featurestore.disk import durable
 from featurestore.disk.durations import duration
 from featurestore.disk.interrupts import check_interrupt
@@ -138,10 +138,9 @@ def finish_build(
 
 def warn_of_skipped(reasons: list[str]) -> None:
     if reasons:
-        warnings.warn(
-            f"{len(reasons)} photographs skipped; their images have no tokens:{list_some(reasons)}",
-            stacklevel=4,
-        )
+        skipped = count_of(len(reasons), "photograph")
+        have = for_count(len(reasons), "its image has", "their images have")
+        warnings.warn(f"{skipped} skipped; {have} no tokens:{list_some(reasons)}", stacklevel=4)
 
 
 def check_buffers(backbone: Backbone, spec: StoreSpec, n_images: int) -> None:

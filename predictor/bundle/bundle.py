@@ -16,6 +16,7 @@ from typing import Any
 
 from featurestore.backbone.demo.model import NAME as PACKAGED
 from featurestore.backbone.weights import kept_weights
+from featurestore.counts import count_of, for_count
 from featurestore.errors import InputError, MismatchError, NoAccessError, StoreDamaged, list_some
 from predictor.bundle.contents import find_damaged, find_misnamed, find_strange, refuse, walk
 from predictor.bundle.listing import (
@@ -139,9 +140,10 @@ def load_members(
             if run.share > 0
         ]
     bundle = check_bundle(path, allow_partial=allow_partial)
-    if bundle.left_out:
+    if n_left_out := len(bundle.left_out):
+        are = for_count(n_left_out, "is", "are")
         warnings.warn(
-            f"{path}: {len(bundle.left_out)} heads are missing or damaged; the others predict "
+            f"{path}: {count_of(n_left_out, 'head')} {are} missing or damaged; the others predict "
             f"without them:{list_some(sorted(bundle.left_out))}",
             stacklevel=2,
         )

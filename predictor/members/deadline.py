@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from featurestore.counts import count_of
 from featurestore.disk.durations import duration
 from featurestore.disk.messages import say
 from featurestore.format.spec import ViewSpec
@@ -42,8 +43,8 @@ class Clock:
         n = max(fits, default=1)
         if self._level and n < self._level:
             self.say(
-                f"{duration(left_s)} left for {self.n_left} photographs "
-                f"at {duration(view_s)} a view: {n} views each from here on"
+                f"{duration(left_s)} left for {count_of(self.n_left, 'photograph')} "
+                f"at {duration(view_s)} a view: {count_of(n, 'view')} each from here on"
             )
         if not fits and self._level != 1:
             self.say("not even one view each fits the deadline; going on with one")

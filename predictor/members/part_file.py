@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from featurestore.counts import count_of
 from featurestore.disk.durable import write_whole
 from featurestore.disk.json_values import json_value
 from featurestore.errors import InputError, MismatchError, UsageError, list_some
@@ -52,8 +53,8 @@ class Part:
         """Its photographs among n; UsageError where some part would have none."""
         if self.total > n:
             raise UsageError(
-                f"--part {self}: the table has {n} photographs, and each part needs one; "
-                "make fewer parts"
+                f"--part {self}: the table has {count_of(n, 'photograph')}, and each part needs "
+                "one; make fewer parts"
             )
         # by integers: the ends of neighbours are one, and sizes differ by one photograph at most
         start = self.number * n // self.total

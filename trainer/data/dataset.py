@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from featurestore.counts import count_of
+from featurestore.counts import count_of, for_count
 from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.format.spec import TokenSpec
 from featurestore.photos.find import spelled_as
@@ -288,9 +288,11 @@ def used_images(store: FeatureStore, ids: Sequence[str] = ()) -> np.ndarray:
         )
     if skipped:
         ids = store.catalog["image_id"][skipped].tolist()
+        left_out = count_of(len(skipped), "image", store.n_images)
+        are = for_count(len(skipped), "has no tokens and is", "have no tokens and are")
         warnings.warn(
-            f"{store.path}: {len(skipped)} of {store.n_images} images have no tokens and are left "
-            f"out, their photographs were missing or damaged when it was built:{list_some(ids, 5)}",
+            f"{store.path}: {left_out} {are} left out, as photographs were missing or "
+            f"damaged when it was built:{list_some(ids, 5)}",
             stacklevel=2,
         )
     return images_N

@@ -120,7 +120,8 @@ def _only_one(groups: Groups, name: str, n_images: int) -> str:
     if groups == "none":
         return f"all {n_images} images are copies of one photograph; none can be held out"
     noun = noun_of(groups)
-    only = f"all {n_images} images are of one {noun}, {name}"
+    all_of = for_count(n_images, "the one image is", f"all {n_images} images are")
+    only = f"{all_of} of one {noun}, {name}"
     if groups in ("date", "state"):
         return f"{only}; none can be held out, set cv.groups to site or none"
     return (

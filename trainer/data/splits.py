@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
+from featurestore.counts import count_of
 from featurestore.disk.durable import write_whole
 from featurestore.errors import InputError, NoAccessError, list_some
 from featurestore.photos.columns import require_columns
@@ -171,8 +172,9 @@ def _warn_of_torn_copies(path: Path, folds: pd.DataFrame, frame: pd.DataFrame) -
                 torn.append(" = ".join(f"{image_id} (fold {fold})" for image_id, fold in pairs))
         if torn:
             warnings.warn(
-                f"{path}: {repeat} holds {len(torn)} photographs and their copies (equal bytes) "
-                "out apart; scores read too high where heads learn from what they are scored on:"
+                f"{path}: {repeat} holds {count_of(len(torn), 'photograph')} and copies of equal "
+                "bytes out apart; scores read too high where heads learn from what they are scored "
+                "on:"
                 f"{list_some(torn)}",
                 stacklevel=3,
             )
@@ -206,9 +208,9 @@ def _of_another_tool(
         n_folds = table[column].groupby(ours["site"]).nunique()
         if torn := n_folds.index[n_folds > 1].tolist():
             warnings.warn(
-                f"{path}: {column} has {len(torn)} sites in more than one fold; scores read too "
-                "high where heads learn from the visit they are scored on (.08 on the contest's "
-                f"data):{list_some(torn)}",
+                f"{path}: {column} has {count_of(len(torn), 'site')} in more than one fold; scores "
+                "read too high where heads learn from the visit they are scored on (.08 on the "
+                f"contest's data):{list_some(torn)}",
                 stacklevel=3,
             )
     return ours
@@ -230,7 +232,7 @@ def describe_folds(folds: pd.DataFrame, groups: Groups = "site") -> str:
     groups : what the table holds out together.
     """
     n_folds, repeats = shape_of(folds)
-    text = f"{len(folds)} images{told(folds, groups)} in {n_folds} folds"
+    text = f"{count_of(len(folds), 'image')}{told(folds, groups)} in {n_folds} folds"
     if repeats == 1:
         return text
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from featurestore.counts import count_of, for_count
 from featurestore.errors import MismatchError, list_some
 from featurestore.format.spec import POOLED, TokenSpec
 from featurestore.photos.find import spelled_as
@@ -182,8 +183,8 @@ def _same_images(store: FeatureStore, catalog: pd.DataFrame) -> np.ndarray:
     ids = spelled_as(catalog["image_id"].tolist(), known)
     if missing := [image_id for image_id in ids if image_id not in position]:
         raise MismatchError(
-            f"{store.path}: lacks tokens of {len(missing)} images that the first store of "
-            "dataset.stores has; build them, or name the images that all stores have with "
+            f"{store.path}: lacks tokens of {count_of(len(missing), 'image')} that the first store "
+            "of dataset.stores has; build them, or name the images that all stores have with "
             f"--images:{list_some(missing)}"
         )
     images_N = np.array([position[image_id] for image_id in ids])
@@ -195,8 +196,10 @@ def _same_images(store: FeatureStore, catalog: pd.DataFrame) -> np.ndarray:
             both = f"sha256 {theirs or 'unknown'}, in the first store {ours or 'unknown'}"
             differ.append(f"{image_id}: {both}")
     if differ:
+        are = for_count(len(differ), "is", "are")
         raise MismatchError(
-            f"{store.path}: {len(differ)} images are of other photographs than in the first store "
-            f"of dataset.stores; build both from the same photographs:{list_some(differ)}"
+            f"{store.path}: {count_of(len(differ), 'image')} {are} of other photographs than in "
+            "the first store of dataset.stores; build both from the same photographs:"
+            f"{list_some(differ)}"
         )
     return images_N

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from featurestore.counts import count_of
 from featurestore.errors import MismatchError
 from trainer.config.sections import PointConfig
 from trainer.loop.grid import SweepConfig, idle_keys
@@ -133,4 +134,5 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _listed(points: Mapping[str, PointConfig]) -> str:
     names = list(points)
-    return f"{len(names)} points ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    first = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    return f"{count_of(len(names), 'point')} ({first})"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from featurestore.counts import count_of
 from featurestore.disk.usable import Memory, usable_memory
 from featurestore.errors import InputError
 from trainer.config.sections import PointConfig
@@ -59,7 +60,7 @@ class Plan:
         n_points = sum(map(len, self.passes))
         fitted = ""
         if self.n_regressors:
-            fitted = f", and {self.n_regressors * self.n_splits} regressors"
+            fitted = f", and {count_of(self.n_regressors * self.n_splits, 'regressor')}"
         tokens = "class tokens and pooled vectors alone"
         if self.bytes_read:
             tokens = f"{self.bytes_read / 1e9:.3g} GB of tokens"
@@ -67,9 +68,10 @@ class Plan:
         if self.passes:
             reads = f", {self.reads_per_row:.2f} reads of a row an epoch"
         return (
-            f"heads    {n_points * self.n_splits} = {self.n_splits} splits x {n_points} "
-            f"points{fitted}\n"
-            f"passes   {len(self.passes)}, {self.n_epochs} epochs of {self.n_steps} steps each\n"
+            f"heads    {n_points * self.n_splits} = {count_of(self.n_splits, 'split')} x "
+            f"{count_of(n_points, 'point')}{fitted}\n"
+            f"passes   {len(self.passes)}, {count_of(self.n_epochs, 'epoch')} of "
+            f"{count_of(self.n_steps, 'step')} each\n"
             f"reads    {tokens}{reads}\n"
             f"memory   {self.memory_bytes / 1e9:.3g} GB"
         )
@@ -250,8 +252,8 @@ def _deal_into(needs: Mapping[int, int], n_passes: int) -> list[list[int]]:
     """Points in order, in so many passes, the largest of which needs as little as can be."""
     if n_passes > len(needs):
         raise InputError(
-            f"trainer.passes (--passes) {n_passes}: there are {len(needs)} points to train in "
-            "passes; give at most as many"
+            f"trainer.passes (--passes) {n_passes}: the grid has {count_of(len(needs), 'point')} "
+            "to train in passes; give at most as many"
         )
     # the least budget that does, by bisection
     low = max(needs.values())
