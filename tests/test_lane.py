@@ -3,6 +3,7 @@
 import contextlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from featurestore import FeatureStore
 from featurestore.backbone.backbone import Backbone, Row
 from featurestore.backbone.forward import Forward
-from featurestore.backbone.lane import Streamed
+from featurestore.backbone.lane import Cuda, Streamed
 from featurestore.backbone.load import load_backbone
 from featurestore.backbone.moments import finite_stats, pool, row_stats
 from featurestore.backbone.probe import probed
@@ -167,6 +168,45 @@ def test_on_cuda_encoding_reads_nothing():
         with pytest.raises(DataDependentOutputException):
             made.check(made.is_finite_RL)
     views._on.cache_clear()
+
+
+class Driver:
+    """What torch's `device` and `stream` ask of CUDA, and which devices that makes contexts on."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.current = 0
+        self.contexts: set[int] = set()
+        self.streams = {i: SimpleNamespace(device=i) for i in range(2)}
+        monkeypatch.setattr("torch.cuda._get_device_index", self.index)
+        monkeypatch.setattr("torch.cuda._exchange_device", self.exchange)
+        monkeypatch.setattr("torch.cuda._maybe_exchange_device", self.maybe_exchange)
+        monkeypatch.setattr("torch.cuda.current_stream", lambda i: self.streams[self.index(i)])
+        monkeypatch.setattr("torch.cuda.set_stream", self.set_stream)
+
+    def index(self, device, optional: bool = False) -> int:
+        return self.current if device is None else getattr(device, "index", device)
+
+    def exchange(self, index: int) -> int:
+        self.contexts.add(index)
+        return self.maybe_exchange(index)
+
+    def maybe_exchange(self, index: int) -> int:
+        before, self.current = self.current, index
+        return before
+
+    def set_stream(self, stream: SimpleNamespace) -> None:
+        if stream.device != self.current:
+            self.exchange(stream.device)
+        self.streams[stream.device] = stream
+
+
+def test_a_stream_of_a_second_device_leaves_the_first_one_alone(monkeypatch):
+    driver = Driver(monkeypatch)
+    default, own = driver.streams[1], SimpleNamespace(device=1)
+    with Cuda(torch.device("cuda:1")).on(own):
+        assert driver.streams[1] is own
+    assert driver.streams[1] is default
+    assert (driver.current, driver.contexts) == (0, {1})
 
 
 def test_statistics_of_a_batch_are_those_of_its_rows():

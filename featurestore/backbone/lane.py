@@ -5,8 +5,8 @@ asks of CUDA, so that tests can take its place.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -61,8 +61,12 @@ class Cuda:
     def stream(self) -> torch.cuda.Stream:
         return torch.cuda.Stream(self.device)
 
-    def on(self, stream: torch.cuda.Stream) -> AbstractContextManager:
-        return torch.cuda.stream(stream)
+    @contextmanager
+    def on(self, stream: torch.cuda.Stream) -> Iterator[None]:
+        # its device first: a stream of a device that is not the thread's current one ends with
+        # cudaSetDevice of that one, which takes half a gigabyte of it for a context
+        with torch.cuda.device(self.device), torch.cuda.stream(stream):
+            yield
 
     def computing(self) -> torch.cuda.Stream:
         return torch.cuda.current_stream(self.device)
