@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from trainer.data.readers import TokenReaders
 from trainer.data.stream import validation_batches
+from trainer.data.tokens import WINDOW_BYTES
 from trainer.loop.bank_trainer import BankTrainer
 from trainer.loop.optimizer import BankOptimizer
 from trainer.loop.prepare import Sweep, prepare_sweep
@@ -160,3 +161,19 @@ def test_a_plan_counts_the_rows_that_a_device_gathers(tmp_path):
     assert most * row_bytes <= gathered <= len(sweep.splits) * batch_size * row_bytes
     converted = replace(sweep, data=replace(sweep.data, device=DEVICE)).plan()
     assert converted.pass_bytes - on_host.pass_bytes == 3 * gathered
+
+
+@pytest.mark.parametrize("left", [0.3, 0.9], ids=["heads need more", "half is left to heads"])
+def test_rows_take_half_of_a_device_or_what_heads_leave(tmp_path, monkeypatch, left):
+    sweep = prepare_sweep(config(tmp_path, write_store(tmp_path / "store.h5")), "cpu")
+    data = replace(sweep.data, device=torch.device("cuda"), multiply="float16")
+    there = replace(sweep, data=data)
+    free = int(there.plan().pass_bytes / (1 - left))
+    rooms = []
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free, free))
+    monkeypatch.setattr(
+        "trainer.data.readers.TokenReader", lambda store, device, room: rooms.append(room)
+    )
+    there.reader()
+    (room,) = rooms
+    assert room + WINDOW_BYTES == pytest.approx(min(left, 0.5) * free, abs=2)

@@ -1,6 +1,6 @@
 """The patch tokens of several stores, read side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -12,8 +12,10 @@ from trainer.data.used_store import UsedStore
 class TokenReaders:
     """A token reader for each store that patches are read from, told rows as a sweep numbers them.
 
-    On CUDA half of the free memory is shared out evenly among them, unless room_bytes is given
-    (see `TokenReader`).
+    On CUDA half of the free memory, or what heads leave of it, is shared out evenly among them,
+    unless room_bytes is given (see `TokenReader`).
+
+    heads_bytes : tells what the largest pass will need on the device; its heads are not there yet.
     """
 
     def __init__(
@@ -21,12 +23,14 @@ class TokenReaders:
         stores: Mapping[str, UsedStore],
         device: torch.device,
         room_bytes: int | None = None,
+        heads_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
-        if room_bytes is None and device.type == "cuda" and len(stores) > 1:
+        if room_bytes is None and device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
-            # as TokenReader takes for a single store: half is the heads', and rows on their way
-            # through a ring need room beside those that stay
-            room_bytes = free // 2 // len(stores) - WINDOW_BYTES
+            # half, as TokenReader takes by itself; rows on their way through a ring need room
+            # beside those that stay
+            most = min(free // 2, free - heads_bytes())
+            room_bytes = most // len(stores) - WINDOW_BYTES
         self._stores = stores
         self._readers = {
             name: TokenReader(used.store, device, room_bytes) for name, used in stores.items()

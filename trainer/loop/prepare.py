@@ -250,7 +250,7 @@ class Sweep:
         # where no head reads patches the first store says so
         read = reading or set(list(self.data.stores)[:1])
         stores = {name: used for name, used in self.data.stores.items() if name in read}
-        return TokenReaders(stores, self.data.device)
+        return TokenReaders(stores, self.data.device, heads_bytes=lambda: self.plan().pass_bytes)
 
 
 def prepare_sweep(
