@@ -17,9 +17,12 @@ Anything else is a bug and stays a traceback.
 A message says where, what was found, what was expected and what to do.
 """
 
+import errno
 import os
 
 IN_PART = 6
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What an OSError says where a disk, a quota or a limit is full."""
 
 
 class BiomassError(Exception):

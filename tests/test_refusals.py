@@ -2,6 +2,7 @@
 traceback."""
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import biomass
 from conftest import write_tiny
 
 from featurestore import FeatureStore
 from featurestore.commands.running import one_line_errors
+from featurestore.disk.durable import appears_whole
 from featurestore.disk.refusals import as_ours
+from featurestore.disk.tensor_file import save_tensors
 from featurestore.disk.threads import Pool, check_thread, not_started, starting
 from featurestore.errors import NoThreadError
 from featurestore.explore import installation
@@ -187,3 +191,21 @@ def test_L15_another_error_of_a_thread_stays_itself_and_is_no_refusal():
     with pytest.raises(RuntimeError, match="of its own") as caught, starting():
         raise RuntimeError("of its own")
     assert caught.value.__cause__ is None and as_ours(caught.value) is None
+
+
+def test_P04_a_full_disk_is_told_by_the_file_that_found_it_full(tmp_path):
+    """A table's bytes, whose error names no file, and tensors, whose error is safetensors' own."""
+    tensors = tmp_path / "a.safetensors"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(OSError) as table, appears_whole(tmp_path / "a.csv"):
+        Path("/dev/full").write_bytes(b"x")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with pytest.raises(OSError) as saved, appears_whole(tensors) as partial:
+            save_tensors({"a": torch.zeros(1000)}, partial)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    told = str(as_ours(table.value))
+    assert told.startswith(f"{tmp_path}/a.csv: No space left on device; make room")
+    assert str(as_ours(saved.value)).startswith(f"{tensors}.partial: File too large; make room")
+    assert not list(tmp_path.iterdir())

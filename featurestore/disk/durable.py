@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.disk.threads import Pool
-from featurestore.errors import InputError, LockedError, StoreDamaged
+from featurestore.errors import NO_ROOM, InputError, LockedError, StoreDamaged
 
 PAGE = 4096  # on which rows begin: the format's number, whatever this machine's pages are
 SYNCS_AT_ONCE = 8
@@ -201,18 +201,18 @@ def remove(path: Path) -> None:
 def appears_whole(path: Path, partial: Path | None = None) -> Iterator[Path]:
     """Hand out `NAME.partial`, which gets its name when the block ends well.
 
-    It is synced before that. After an error it is removed. partial : another name for it.
-
-    Also for folders, as long as the final name is free. Litter of a killed process is removed on
-    the next try.
+    It is synced before that, and removed after an error; litter of a killed process on the next
+    try. Also for folders, as long as the final name is free. partial : another name for it.
     """
     partial = partial or path.with_name(path.name + ".partial")
     remove(partial)
     try:
         yield partial
         publish(partial, path)
-    except BaseException:  # a stop by Ctrl-C leaves nothing half-made either
+    except BaseException as err:  # a stop by Ctrl-C leaves nothing half-made either
         remove(partial)
+        if isinstance(err, OSError) and err.errno in NO_ROOM:
+            err.filename = err.filename or str(path)  # a write does not know where it writes
         raise
 
 

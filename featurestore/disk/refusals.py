@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from featurestore.disk.threads import not_started
-from featurestore.errors import BiomassError, InputError, NoAccessError
+from featurestore.errors import NO_ROOM, BiomassError, InputError, NoAccessError
 
 NO_TEMPORARY = "No usable temporary directory"
 """How tempfile's error begins where there is no such folder."""
+MAKE_ROOM = "make room there, then start again, or go on: `biomass train --resume SWEEP` does"
 SET_TMPDIR = (
     "torch needs one writable folder for temporary files: "
     "set TMPDIR to one, such as the output's folder"
@@ -30,6 +31,10 @@ def as_ours(err: Exception) -> BiomassError | None:
 
         where = err.filename or "a file could not be opened"
         return InputError(f"{where}: {err.strerror}; {TOO_MANY[err.errno]}")
+    if isinstance(err, OSError) and err.errno in NO_ROOM:
+        # of two files, the second is what a copy writes
+        where = err.filename2 or err.filename or "a file could not be written"
+        return InputError(f"{where}: {err.strerror}; {MAKE_ROOM}")
     if isinstance(err, FileNotFoundError) and NO_TEMPORARY in str(err.strerror):
         return InputError(f"{err.strerror}; {SET_TMPDIR}")
     return not_started(err)

@@ -129,8 +129,8 @@ def make_bundle(
         raise NoAccessError.of(err, out, what="read or write") from err
     except OSError as err:
         raise InputError(
-            f"{err.filename or out}: cannot be read or written ({err.strerror}); make room, or "
-            "choose another --out"
+            f"{err.filename2 or err.filename or out}: cannot be read or written ({err.strerror}); "
+            "make room, or choose another --out"
         ) from err
     return replace(made, path=out)
 
