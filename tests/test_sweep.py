@@ -237,7 +237,7 @@ def test_as_many_passes_are_made_as_are_asked_for(tmp_path, store, n):
 
 
 def test_more_passes_than_points_are_refused(tmp_path, store):
-    with pytest.raises(InputError, match=r"trainer.passes \(--passes\) 5: there are 4 points"):
+    with pytest.raises(InputError, match=r"trainer.passes \(--passes\) 5: the grid has 4 points"):
         passes_of(with_trainer(config(tmp_path, store), passes=5))
 
 
