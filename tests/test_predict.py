@@ -202,12 +202,13 @@ def test_missing_and_damaged_photographs_are_all_listed(sweep, pasture, tmp_path
         "predict", "--data", data, "--sweep", sweep, "--out", out, "--device", "cpu", code=3
     ).stderr
     assert first.name in stderr and second.name in stderr
-    first.unlink()
+    first.rename(renamed := first.with_suffix(".JPG"))
     second.unlink()
     stderr = biomass(
         "predict", "--data", data, "--sweep", sweep, "--out", out, "--device", "cpu", code=3
     ).stderr
-    assert first.name in stderr and second.name in stderr and not out.exists()
+    assert f"{first.name} (there is {renamed.name})" in stderr and f"/{second.name}\n" in stderr
+    assert not out.exists()
 
 
 def test_other_backbone_weights_are_refused(sweep, pasture, tmp_path):

@@ -3,7 +3,8 @@
 import os
 import stat
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Self
@@ -97,8 +98,9 @@ def find_photographs(
             away.append(f"{path} -> {file}")
     if not outside:
         _refuse_astray(root, len(found), away, inside, allow)
-    gone = [path for path, file in unsure if not _is_file(file)]
+    gone = [(path, file) for path, file in unsure if not _is_file(file)]
     if gone and not missing:
+        gone = _with_near_names(gone)
         raise error_listing(
             root,
             f"{count_of(len(gone), 'photograph', len(found))} {for_count(len(gone), 'is', 'are')} "
@@ -108,6 +110,21 @@ def find_photographs(
             most=len(gone),
         )
     return found
+
+
+def _with_near_names(gone: Sequence[tuple[str, Path]]) -> list[str]:
+    """Paths of files that are not there, each with one beside it of another case or suffix."""
+    names: dict[Path, dict[str, str]] = {}
+    told = []
+    for path, file in gone:
+        if file.parent not in names:
+            there: list[str] = []
+            with suppress(OSError):  # no such folder, or one that may not be listed
+                there = sorted(os.listdir(file.parent))
+            names[file.parent] = {Path(name).stem.casefold(): name for name in there}
+        near = names[file.parent].get(file.stem.casefold())
+        told.append(f"{path} (there is {near})" if near and near != file.name else path)
+    return told
 
 
 def _refuse_astray(root: Path, n: int, away: list[str], inside: list[str], allow: str) -> None:
