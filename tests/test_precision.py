@@ -101,3 +101,15 @@ def test_nearness_is_that_of_every_token():
     assert found.least_cosine == pytest.approx(cosine_X.min(), abs=1e-6)
     assert not found.is_enough  # bf16 is too coarse
     assert exact.dtype == torch.float32 and next(exact.model.parameters()).dtype == torch.float32
+
+
+def test_convolutions_are_not_rounded_to_tf32_where_precision_says_float32(pasture, tmp_path):
+    """On CUDA cuDNN would; whoever calls keeps what they had set."""
+    store, _ = build(pasture, tmp_path / "f.h5")
+    backbone = backbone_of_store(store.spec, None, [tmp_path], "--backbone-weights", "cpu")
+    seen = []
+    patch_embed = backbone.forward.model.patch_embed
+    patch_embed.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    assert torch.backends.cudnn.allow_tf32
+    backbone.try_out()
+    assert seen == [False] and torch.backends.cudnn.allow_tf32

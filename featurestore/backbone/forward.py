@@ -5,7 +5,8 @@ depend on that crop alone.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class Forward:
 
     def once(self, x_B3HW: Tensor) -> tuple[Layers, Layers]:
         """The same for as many crops as are given."""
-        with torch.inference_mode():
+        with torch.inference_mode(), in_full_float32():
             cls, patches = read_tokens(self.model, self._layers, x_B3HW)
             cls = [layer_BD.half() for layer_BD in cls]
             return cls, [layer_BPD.half() for layer_BPD in patches]
@@ -68,6 +69,21 @@ class Forward:
         cls = [layer_BD[:n] for layer_BD in cls]
         patches = [layer_BPD[:n] for layer_BPD in patches]
         return cls, patches
+
+
+@contextmanager
+def in_full_float32() -> Iterator[None]:
+    """In this block convolutions in float32 are that on CUDA, too.
+
+    cuDNN computes them in TF32 unless told otherwise, with 10 bits of mantissa: fewer than tokens
+    are stored with. Products of matrices torch leaves in float32.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _joined(parts: Sequence[Layers]) -> Layers:
