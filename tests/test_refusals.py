@@ -193,6 +193,29 @@ def test_L15_another_error_of_a_thread_stays_itself_and_is_no_refusal():
     assert caught.value.__cause__ is None and as_ours(caught.value) is None
 
 
+def of_cuda():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nOf the rest")
+
+
+@pytest.mark.parametrize(
+    ("take", "told"),
+    [
+        # more than any address space
+        (lambda: torch.empty(1 << 60, dtype=torch.uint8), "DefaultCPUAllocator: can't allocate"),
+        (lambda: np.empty(1 << 60, np.uint8), "Unable to allocate 1.00 EiB"),
+        (of_cuda, "CUDA out of memory. Tried to allocate 2.00 GiB.; free memory"),
+    ],
+    ids=["torch", "numpy", "cuda"],
+)
+def test_memory_that_is_not_given_is_told_with_what_to_do(take, told, capfd):
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        take()
+    assert ended.value.code == 75
+    said = capfd.readouterr().err
+    assert said.startswith("error: ") and told in said and "--passes" in said
+    assert said.count("\n") == 1
+
+
 def test_P04_a_full_disk_is_told_by_the_file_that_found_it_full(tmp_path):
     """A table's bytes, whose error names no file, and tensors, whose error is safetensors' own."""
     tensors = tmp_path / "a.safetensors"

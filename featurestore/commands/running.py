@@ -11,7 +11,7 @@ import click
 from featurestore.commands.reporting import QUIET, is_set
 from featurestore.disk.interrupts import go_on_with, stopped_by_signals
 from featurestore.disk.messages import quiet, show_crashes
-from featurestore.disk.refusals import as_ours
+from featurestore.disk.refusals import as_ours, memory_short
 from featurestore.disk.threads import check_thread
 
 WORDS = "biomass.words"
@@ -51,7 +51,7 @@ def one_line_errors(after: str = "", needs_threads: bool = True) -> Iterator[Non
                 check_thread()
             yield
         except Exception as err:
-            told = as_ours(err)
+            told = as_ours(err) or memory_short(err)
             if told is None:  # a bug, which stays a traceback
                 raise
             click.echo(f"error: {told}", err=True)

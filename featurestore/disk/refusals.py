@@ -6,7 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from featurestore.disk.threads import not_started
-from featurestore.errors import NO_ROOM, BiomassError, InputError, NoAccessError
+from featurestore.errors import (
+    NO_ROOM,
+    BiomassError,
+    InputError,
+    MemoryShortError,
+    NoAccessError,
+)
 
 NO_TEMPORARY = "No usable temporary directory"
 """How tempfile's error begins where there is no such folder."""
@@ -14,6 +20,10 @@ MAKE_ROOM = "make room there, then start again, or go on: `biomass train --resum
 SET_TMPDIR = (
     "torch needs one writable folder for temporary files: "
     "set TMPDIR to one, such as the output's folder"
+)
+NEED_LESS = (
+    "free memory, or need less at once (`biomass train` takes more --passes, `store build` a "
+    "smaller --batch)"
 )
 
 
@@ -38,6 +48,19 @@ def as_ours(err: Exception) -> BiomassError | None:
     if isinstance(err, FileNotFoundError) and NO_TEMPORARY in str(err.strerror):
         return InputError(f"{err.strerror}; {SET_TMPDIR}")
     return not_started(err)
+
+
+def memory_short(err: Exception) -> MemoryShortError | None:
+    """The same for memory that a device, or the system, did not give; None for another error.
+
+    Not among `as_ours`: a worker that ran out of it ends, and its part is tried again.
+    """
+    text = str(err)
+    is_torch = type(err).__name__ == "OutOfMemoryError" or "can't allocate memory" in text
+    if not is_torch and not isinstance(err, MemoryError):
+        return None
+    said = text.splitlines()[0] if text else "out of memory"
+    return MemoryShortError(f"{said}; {NEED_LESS}")
 
 
 @contextmanager
