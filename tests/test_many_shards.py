@@ -263,6 +263,7 @@ def test_K11_photographs_are_not_called_damaged_for_want_of_descriptors(tmp_path
     def full(*_, **__):
         raise OSError(24, "Too many open files", "a.jpg")
 
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
     monkeypatch.setattr(Path, "read_bytes", full)
     with pytest.raises(OSError, match="Too many open files"):
         read_photograph(tmp_path / "a.jpg")
