@@ -16,7 +16,10 @@ from featurestore.errors import (
 
 NO_TEMPORARY = "No usable temporary directory"
 """How tempfile's error begins where there is no such folder."""
-MAKE_ROOM = "make room there, then start again, or go on: `biomass train --resume SWEEP` does"
+MAKE_ROOM = (
+    "make room there and start again; a sweep that had begun goes on by `biomass train --resume "
+    "SWEEP`"
+)
 SET_TMPDIR = (
     "torch needs one writable folder for temporary files: "
     "set TMPDIR to one, such as the output's folder"
