@@ -218,6 +218,17 @@ def test_K7_a_pass_of_other_settings_is_refused(begun):
     assert "trainer.num_epochs was 3 and is 2 now" in said
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("base", 7), ("axes", []), ("passes", [7]), ("device", None)]
+)
+def test_a_plan_that_was_edited_wrongly_is_refused_by_its_key(begun, key, value):
+    plan = json.loads((begun / "sweep.json").read_text())
+    (begun / "sweep.json").write_text(json.dumps(plan | {key: value}))
+    for command in (["--pass", 0], []):
+        said = train("--resume", begun, *command, code=3).stderr
+        assert f"sweep.json: {key}: found {value!r}, expected " in said
+
+
 def test_passes_that_are_not_there_are_refused(begun, given, tmp_path):
     said = train("--resume", begun, "--pass", 3, code=2).stderr
     assert "no pass 3 (--pass); there are 0 to 2 and fits" in said

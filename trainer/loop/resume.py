@@ -1,5 +1,6 @@
 """resume_sweep: a sweep that was stopped goes on, if nothing it depends on has changed."""
 
+import reprlib
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +26,14 @@ from trainer.loop.result import SweepResult
 from trainer.loop.runs import SweepFolder, read_json
 from trainer.loop.sweep import train_alone, train_sweep
 from trainer.loop.threads import same_threads
+
+OF_PLAN = {
+    "base": (dict, "keys and values"),
+    "axes": (dict, "keys and values"),
+    "passes": (list, "a list of points for each pass"),
+    "device": (str, "the name of a device"),
+}
+"""Keys of sweep.json that may be edited, and what lies under them."""
 
 
 def resume_sweep(
@@ -119,8 +128,20 @@ def resume_pass(
 
 
 def plan_of(path: Path) -> dict[str, Any]:
-    """What a sweep began with."""
-    return read_json(path / "sweep.json", "base", "axes", "passes", "device", "fingerprint")
+    """What a sweep began with. InputError for a sweep.json that none begins with: some of it may be
+    edited."""
+    file = path / "sweep.json"
+    plan = read_json(file, *OF_PLAN, "fingerprint")
+    for key, (kind, wanted) in OF_PLAN.items():
+        is_right = isinstance(plan[key], kind)
+        if key == "passes" and is_right:
+            is_right = all(isinstance(points, list) for points in plan[key])
+        if not is_right:
+            raise InputError(
+                f"{file}: {key}: found {reprlib.repr(plan[key])}, expected {wanted}; bring back "
+                "what `biomass train` wrote"
+            )
+    return plan
 
 
 @contextmanager
