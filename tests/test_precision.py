@@ -1,5 +1,6 @@
 """`--precision auto`: half where it is fast and near, chosen once and kept."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from commands import biomass
 
 from featurestore import FeatureStore
 from featurestore.backbone import precision
+from featurestore.backbone.forward import FULL_FLOAT32
 from featurestore.backbone.load import backbone_of_store, cast_backbone, load_backbone
 from featurestore.backbone.precision import Nearness, compare, fast_halves
 from featurestore.errors import InputError
@@ -113,3 +115,13 @@ def test_convolutions_are_not_rounded_to_tf32_where_precision_says_float32(pastu
     assert torch.backends.cudnn.allow_tf32
     backbone.try_out()
     assert seen == [False] and torch.backends.cudnn.allow_tf32
+
+
+def test_threads_that_overlap_leave_the_setting_as_it_was():
+    first, second = ExitStack(), ExitStack()
+    for thread in (first, second):
+        thread.enter_context(FULL_FLOAT32)
+    first.close()
+    assert not torch.backends.cudnn.allow_tf32
+    second.close()
+    assert torch.backends.cudnn.allow_tf32

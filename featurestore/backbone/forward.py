@@ -5,8 +5,8 @@ depend on that crop alone.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class Forward:
 
     def once(self, x_B3HW: Tensor) -> tuple[Layers, Layers]:
         """The same for as many crops as are given."""
-        with torch.inference_mode(), in_full_float32():
+        with torch.inference_mode(), FULL_FLOAT32:
             cls, patches = read_tokens(self.model, self._layers, x_B3HW)
             cls = [layer_BD.half() for layer_BD in cls]
             return cls, [layer_BPD.half() for layer_BPD in patches]
@@ -71,19 +71,34 @@ class Forward:
         return cls, patches
 
 
-@contextmanager
-def in_full_float32() -> Iterator[None]:
-    """In this block convolutions in float32 are that on CUDA, too.
+class FullFloat32:
+    """While any thread is within, convolutions in float32 are that on CUDA, too.
 
     cuDNN computes them in TF32 unless told otherwise, with 10 bits of mantissa: fewer than tokens
     are stored with. Products of matrices torch leaves in float32.
     """
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._n_within = 0
+        self._before = True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            # the setting is the process's: the first thread keeps it, the last one puts it back
+            if self._n_within == 0:
+                self._before = torch.backends.cudnn.allow_tf32
+                torch.backends.cudnn.allow_tf32 = False
+            self._n_within += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._n_within -= 1
+            if self._n_within == 0:
+                torch.backends.cudnn.allow_tf32 = self._before
+
+
+FULL_FLOAT32 = FullFloat32()
 
 
 def _joined(parts: Sequence[Layers]) -> Layers:
