@@ -284,11 +284,19 @@ def _leaves(
         if isinstance(annotation, type) and issubclass(annotation, Section):
             yield from _leaves(value, annotation, f"{prefix}{name}.", path)
         else:
-            if name == "targets" and isinstance(value, dict):
-                for target, settings in value.items():
-                    for setting in settings if isinstance(settings, dict) else ():
-                        _refuse_unknown(setting, TargetConfig, f"targets.{target}.", path)
+            if name == "targets":
+                _refuse_unknown_settings(value, path)
             yield f"{prefix}{name}", annotation, value
+
+
+def _refuse_unknown_settings(targets: Any, path: Path) -> None:
+    """Of targets that are sections; whatever else they may be is told where it is validated."""
+    if not isinstance(targets, dict):
+        return
+    for target, settings in targets.items():
+        if isinstance(settings, dict):
+            for name in settings:
+                _refuse_unknown(name, TargetConfig, f"targets.{target}.", path)
 
 
 def _refuse_unknown(
