@@ -59,6 +59,7 @@ def memory_short(err: Exception) -> MemoryShortError | None:
     Not among `as_ours`: a worker that ran out of it ends, and its part is tried again.
     """
     text = str(err)
+    # torch's by its name: a command that needs no torch must not import it
     is_torch = type(err).__name__ == "OutOfMemoryError" or "can't allocate memory" in text
     if not is_torch and not isinstance(err, MemoryError):
         return None

@@ -88,11 +88,11 @@ async def thumbs(request: Request) -> Response:
             with suppress(BiomassError):
                 files[name] = predicted.photograph_file(name, paths, data)
 
-        def thumbs() -> Response:
+        def answer() -> Response:
             found = predicted.thumbs_base64(files, max_pixels)
             return JsonText({"thumbs": [found.get(name) for name in names]})
 
-        return tagged_by(request, _key([max_pixels, names], files.values()), thumbs)
+        return tagged_by(request, _key([max_pixels, names], files.values()), answer)
 
     return await run_in_threadpool(made)
 

@@ -31,7 +31,8 @@ def draw_curves(metrics: Path, out: Path, by: Score) -> None:
     """Loss and held-out score by epoch from metrics.jsonl, each fold pale, their mean in full."""
     lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
     figure, axes = _curves_figure(SCORE_NAMES[by.name])
-    for ax, key, label in zip(axes, ("loss", "score"), ("mean", "all folds pooled"), strict=True):
+    panels = (("loss", "mean"), ("score", "all folds pooled"))
+    for ax, (key, label) in zip(axes, panels, strict=True):
         for old in list(ax.lines):
             old.remove()
         folds = np.array([line[f"fold_{key}"] for line in lines], float)

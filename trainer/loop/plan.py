@@ -128,8 +128,9 @@ def plan_sweep(
         read = {store_of(each) for each in of_pass if kinds.load(each.head.kind).reads_patches}
         bytes_a_row += sum(row_bytes[name] for name in read)
     batch_size = base.trainer.batch_size
-    n_validated = min(n_held_out, len(splits) * batch_size, max(MOST_HELD_OUT, batch_size))
-    n_rows = max([*rows_of_steps, n_validated])
+    # validation reads what all splits can hold out at once
+    n_at_once = min(n_held_out, len(splits) * batch_size, max(MOST_HELD_OUT, batch_size))
+    n_rows = max([*rows_of_steps, n_at_once])
     gathered = gathered_bytes(data, n_rows, row_bytes) if passes else 0
     of_passes = [sum(needs[p] for p in part) for part in passes]
     return Plan(
