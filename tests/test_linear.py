@@ -48,7 +48,7 @@ def test_parts_are_read_one_behind_another_by_each_heads_own_layer(bank):
 
 
 def test_a_part_that_learns_nothing_costs_no_gradient(bank):
-    """A full-size step spends a fiftieth of its products on those of class tokens."""
+    """A full-size step would spend a fortieth of its products on that of class tokens."""
     y = bank.linear("layer", *parts(False, True, False))
     with FlopCounterMode(display=False) as counter:
         y.sum().backward()
