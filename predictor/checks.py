@@ -106,9 +106,13 @@ def check_is_bundle(folder: Path) -> None:
 
 def check_is_source(folder: Path) -> None:
     """InputError for what is neither a run, a blend nor a finished sweep."""
-    is_run = (folder / "config.yaml").exists() and (folder / "weights").exists()
-    is_blend = (folder / "blend.json").exists()
-    if not is_run and not is_blend and not (folder / "summary.json").exists():
+    if not is_run_or_blend(folder) and not (folder / "summary.json").exists():
         raise InputError(
             f"{folder}: neither a run's folder nor a finished sweep's; `biomass train` makes both"
         )
+
+
+def is_run_or_blend(folder: Path) -> bool:
+    """Whether a folder is a run's or a blend's."""
+    is_run = (folder / "config.yaml").exists() and (folder / "weights").exists()
+    return is_run or (folder / "blend.json").exists()

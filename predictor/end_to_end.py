@@ -17,7 +17,7 @@ from featurestore.errors import UsageError, list_some
 from featurestore.photos.catalog import ToPredict, read_test
 from featurestore.photos.targets import Targets
 from predictor.bundle.listing import LISTING
-from predictor.checks import check_file_name, check_oof_alone, check_sources
+from predictor.checks import check_file_name, check_oof_alone, check_sources, is_run_or_blend
 from predictor.extras.blend import weighed
 from predictor.extras.explain import PICTURE_S
 from predictor.members.member import say_lone_folds
@@ -313,10 +313,14 @@ def check_output(out: Path, read: Sequence[Path] = ()) -> None:
         raise UsageError(
             f"--out {out}: is read to predict, and would be written over; name another file"
         )
+    if (wide := wide_path(out)).is_dir():
+        raise UsageError(f"--out {out}: {wide} is a folder, where the wide table goes; name a file")
     if out.exists() and not is_prediction(out):
         raise UsageError(
             f"--out {out}: is there, and is no table of predictions; name another file"
         )
-    if (wide := wide_path(out)).is_dir():
-        raise UsageError(f"--out {out}: {wide} is a folder, where the wide table goes; name a file")
+    # `predict --oof` writes tables that begin alike, so a run's own is known by its place
+    place = Path(os.path.realpath(out))
+    if place.name == "oof.csv" and is_run_or_blend(place.parent):
+        raise UsageError(f"--out {out}: is a run's out-of-fold table; name another file")
     check_writable(out.absolute().parent)

@@ -323,17 +323,21 @@ def test_only_tables_of_predictions_are_written_over(sweep, pasture, tmp_path):
     photograph = min((data / "test").iterdir())
     os.mkfifo(pipe := tmp_path / "pipe")
     (tmp_path / "a.predictions.csv").mkdir()
+    other_run = shutil.copytree(best_run(sweep), tmp_path / "other_run")
+    (tmp_path / "link.csv").symlink_to(other_run / "oof.csv")
     command = ["predict", "--data", data, "--sweep", sweep, "--device", "cpu", "--tta", 1, "--out"]
     for out, *others, message in [
         (photograph, "no table of predictions"),
         (sweep / "folds.csv", "no table of predictions"),
+        (other_run / "oof.csv", "a run's out-of-fold table"),
+        (tmp_path / "link.csv", "a run's out-of-fold table"),
         (tmp_path / "a.csv", "a.predictions.csv is a folder"),
         (pipe, "a device or a pipe"),
         (tmp_path / ("long" * 64), "File name too long"),
         (tmp_path / "b.csv", "--explain", tmp_path / "b.csv", "would take the place of --out"),
         (tmp_path / "c/report.html", "--explain", tmp_path / "c", "would take the place of --out"),
     ]:
-        before = out.read_bytes() if out.parent in (photograph.parent, sweep) else None
+        before = out.read_bytes() if os.path.isfile(out) else None
         assert message in biomass(*command, out, *others, code=2).stderr
         assert before is None or out.read_bytes() == before
     with pytest.raises(UsageError, match="a device or a pipe"):
