@@ -403,6 +403,17 @@ def test_columns_that_nobody_asked_for(sweep, pasture, tmp_path):
     assert len(pd.read_csv(tmp_path / "s.predictions.csv")) == 1
 
 
+@pytest.mark.parametrize("header", ["image_path", "sample_id,image_path,target_name"])
+def test_a_header_alone_asks_for_nothing_and_is_refused(header, sweep, tmp_path):
+    (tmp_path / "test.csv").write_text(f"{header}\n")
+    command = ["predict", "--data", tmp_path, "--sweep", sweep, "--out", tmp_path / "s.csv"]
+    said = biomass(*command, code=3).stderr
+    assert f"{tmp_path / 'test.csv'}: no rows; expected a header line and at least one" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["test.csv"]
+    (told,) = check_data(tmp_path)  # for doctor
+    assert told.level == FAIL and "no rows" in told.found
+
+
 WIDE_TWICE = "image_path\ntest/a.jpg\ntest/b.jpg\ntest/a.jpg\n"
 LONG_TWICE = "sample_id,image_path,target_name\na__GDM_g,test/a.jpg,GDM_g\nb__GDM_g,test/b.jpg,GDM_g\na__GDM_g,test/a.jpg,GDM_g\n"
 

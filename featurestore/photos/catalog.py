@@ -24,7 +24,7 @@ TARGETS = CSIRO.names
 Clover, Total = GDM + Dead."""
 
 
-def read_catalog(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
+def read_catalog(csv_path: Path) -> pd.DataFrame:
     """One row an image, in the order of first appearance.
 
     A CSV is long (sample_id, image_path, target_name and perhaps target, a row per image and
@@ -40,7 +40,7 @@ def read_catalog(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
 
     Raises InputError, naming file and line or image, for what cannot be read or contradicts itself.
     """
-    table = read_table(csv_path, may_be_empty)
+    table = read_table(csv_path)
     if _is_long(table):
         return _from_long(csv_path, _with_ids(csv_path, table))
     return _from_wide(csv_path, table)
@@ -58,11 +58,11 @@ class ToPredict:
 
 
 def read_test(csv_path: Path) -> ToPredict:
-    """A test.csv, which may have no rows.
+    """A test.csv.
 
     Raises InputError for all that `read_catalog` or `target_rows` refuses.
     """
-    table = read_table(csv_path, may_be_empty=True)
+    table = read_table(csv_path)
     columns = ["sample_id", "image_id", "target_name"]
     if _is_long(table):
         table = _with_ids(csv_path, table)
@@ -91,8 +91,7 @@ def target_rows(csv_path: Path) -> pd.DataFrame:
     A submission follows them.
 
     Of a wide CSV all TARGETS of each image, as a long one would have them. Raises InputError for
-    everything `read_catalog` refuses but a table without rows, and for a row that comes more than
-    once.
+    everything `read_catalog` refuses, and for a row that comes more than once.
     """
     return read_test(csv_path).rows
 

@@ -36,7 +36,7 @@ read them.
 """
 
 
-def read_table(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
+def read_table(csv_path: Path) -> pd.DataFrame:
     """All cells as stripped str in object columns; the index is each row's last line.
 
     Decimal commas have become points. What was recognised, beside commas and points, is said.
@@ -44,7 +44,7 @@ def read_table(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     text = _read_text(csv_path)
     separator = separator_of(csv_path, text, PATH_COLUMNS)
     header, lines, columns = _read_columns(csv_path, text, separator)
-    if not may_be_empty and not len(lines):
+    if not len(lines):
         raise InputError(f"{csv_path}: no rows; expected a header line and at least one image")
     cells = {}
     for name, column in zip(header, columns, strict=True):
