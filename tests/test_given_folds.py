@@ -256,3 +256,34 @@ def test_torn_copies_are_told_of_with_the_tables_name(tmp_path):
     table = write_folds(tmp_path / "theirs.csv", frame["image_id"], 2)
     with pytest.warns(UserWarning, match="theirs.csv: r00 holds 1 photograph and copies"):
         read_splits(table, frame["image_id"], frame)
+
+
+def write_long(path, rows):
+    path.write_text("image_id,repeat,fold\n" + "".join(f"{row}\n" for row in rows))
+    return path
+
+
+def test_a_row_for_each_image_and_repeat_is_read_by_the_repeats_numbers(tmp_path):
+    frame = pasture(range(3))
+    # 10 after 2, though "10" sorts before it; rows in no order
+    rows = ["ID002,10,0", "ID000,2,0", "ID001,10,1", "ID001,2,0", "ID000,10,0", "ID002,2,1"]
+    folds = read_splits(write_long(tmp_path / "long.csv", rows), frame["image_id"], frame)
+    assert folds.columns.tolist() == ["image_id", "site", "group", "r00", "r01"]
+    assert folds[["r00", "r01"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    "rows, says",
+    [
+        (["ID000,0,0", "ID001,0,1", "ID000,1,0"], "these have none:\n  ID001 in repeat 1$"),
+        (["ID000,0,0", "ID001,0,1", "ID000,00,1"], "these have more:\n  ID000 in repeat 0$"),
+        (["ID000,a,0", "ID001,a,1"], "repeat must be a number, 0 or more; found:\n  'a'$"),
+        (["ID000,0,0", "ID001,0,"], "r00 must be a fold number.*\n  ID001: ''$"),
+    ],
+    ids=["lacking", "twice", "no number", "no fold"],
+)
+def test_rows_that_are_no_whole_repeats_are_refused(tmp_path, rows, says):
+    frame = pasture(range(2))
+    table = write_long(tmp_path / "long.csv", rows)
+    with pytest.raises(InputError, match=f"long.csv: (?s:.*){says}"):
+        read_splits(table, frame["image_id"], frame)

@@ -109,13 +109,14 @@ def read_splits(
     """The folds table of a CSV, ours or another tool's, in the order of `image_ids`.
 
     Columns as `make_splits` leaves them. With a catalog (`frame`, one row an image) it may be
-    another tool's: image_id, and `fold` or r00, r01, ...; what else it has is not looked at. Its
-    sites are then by `groups`, see `sites_for`, and a site in two folds is warned of. Copies of a
-    photograph in two folds are warned of, whoever made the table. Rows of the ids in `without` are
-    left out.
+    another tool's: image_id, and `fold` or r00, r01, ..., or `repeat` and `fold` with a row for
+    each image and repeat; what else it has is not looked at. Its sites are then by `groups`, see
+    `sites_for`, and a site in two folds is warned of. Copies of a photograph in two folds are
+    warned of, whoever made the table. Rows of the ids in `without` are left out.
 
-    Raises InputError if the file cannot be read, an id is unknown, missing or there twice, a fold
-    is not an integer, folds are not 0, 1, 2, ..., or a group is in two folds of a repeat.
+    Raises InputError if the file cannot be read, an id is unknown, missing or there twice, in some
+    repeat or at all, a fold is not an integer, folds are not 0, 1, 2, ..., or a group is in two
+    folds of a repeat.
     """
     table = _read_csv(path)
     image_ids = list(image_ids)
@@ -123,6 +124,8 @@ def read_splits(
     if "image_id" in table:
         table["image_id"] = spelled_as(table["image_id"], [*image_ids, *without])
         table = table[~table["image_id"].isin(without)].reset_index(drop=True)
+    if {"image_id", "repeat", "fold"} <= set(table.columns):
+        table = _column_a_repeat(path, table)
     if frame is not None and not {"site", "group"} <= set(table.columns):
         table = _of_another_tool(path, table, frame, groups)
 
@@ -180,6 +183,40 @@ def _warn_of_torn_copies(path: Path, folds: pd.DataFrame, frame: pd.DataFrame) -
             )
 
 
+def _column_a_repeat(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """A table with a row for each image and repeat as image_id, r00, r01, ..., in the order of the
+    repeats' numbers."""
+    is_number_N = table["repeat"].str.fullmatch("[0-9]{1,9}")
+    if not is_number_N.all():
+        found = table.loc[~is_number_N, "repeat"].unique()
+        raise InputError(
+            f"{path}: repeat must be a number, 0 or more; found:{list_some([*map(repr, found)])}"
+        )
+    table = table.assign(repeat=table["repeat"].astype(np.int64))
+    is_twice_N = table.duplicated(["image_id", "repeat"])
+    if is_twice_N.any():
+        raise InputError(
+            f"{path}: an image must have one row in each repeat, these have more:"
+            + list_some(_images_in_repeats(table[is_twice_N].drop_duplicates()))
+        )
+
+    fold_NR = table.pivot(index="image_id", columns="repeat", values="fold")
+    lacking = fold_NR.isna().stack()
+    if lacking.any():
+        rows = lacking[lacking].index.to_frame()
+        raise InputError(
+            f"{path}: an image must have one row in each repeat, these have none:"
+            + list_some(_images_in_repeats(rows))
+        )
+    fold_NR.columns = [f"r{number:02d}" for number in range(fold_NR.shape[1])]
+    return fold_NR.reset_index()
+
+
+def _images_in_repeats(rows: pd.DataFrame) -> list[str]:
+    pairs = rows[["image_id", "repeat"]].to_numpy()
+    return [f"{image_id} in repeat {repeat}" for image_id, repeat in pairs]
+
+
 def _of_another_tool(
     path: Path,
     table: pd.DataFrame,
@@ -191,7 +228,7 @@ def _of_another_tool(
     if "image_id" not in table or not repeats:
         raise InputError(
             f"{path}: columns are {', '.join(table.columns)}; expected image_id, "
-            "and fold or r00, r01, ..."
+            "and fold or r00, r01, ..., or repeat and fold"
         )
     ids = table["image_id"]
     site_N = sites_for(frame, groups).to_numpy()
