@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.disk.interrupts import KILLING, check_interrupt
+from featurestore.disk.terminal import terminal_width
 from featurestore.disk.threads import wait_asleep
 from featurestore.engines.tries import Tries
 from featurestore.engines.worker import answer_of, value_of
@@ -182,6 +183,8 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     if address and address.startswith("127."):
         # of several loopback addresses Ray would take the first for this machine's
         options["_node_ip_address"] = address.partition(":")[0]
+    if terminal_width(is_stderr=True) is None:
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # it does not look what it prints to
     handlers = {number: signal.getsignal(number) for number in KILLING}
     with redirect_stdout(sys.stderr):
         try:
