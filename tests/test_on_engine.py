@@ -4,6 +4,7 @@ The engine of these tests does one item after another in this process; `test_eng
 """
 
 import json
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from commands import TINY, biomass
 from sweeps import as_found, config
 
+from featurestore.disk.progress_lines import ProgressLines
 from trainer.loop.runs import SweepFolder
 
 
@@ -97,13 +99,18 @@ def test_train_gives_its_passes_to_an_engine(store, tmp_path, engine):
         assert as_found(shared / path.relative_to(whole)) == as_found(path), path
 
 
-def test_a_sweep_that_was_begun_goes_on_by_an_engine(store, tmp_path, engine):
+def test_a_sweep_that_was_begun_goes_on_by_an_engine(store, tmp_path, engine, monkeypatch):
     config(tmp_path, store, kind="[cls_gating, density]", epochs=1)
     ways = ["--config", tmp_path / "sweep.yaml", "--passes", 2, "--device", "cpu"]
     told = biomass("train", *ways, "--out", tmp_path, "--begin")
     folder = Path(told.stdout.strip())
-    biomass("train", "--resume", folder, "--engine", "ray")
-    assert engine.items == ["pass 0", "pass 1", "fits"] and SweepFolder(folder).is_finished
+    biomass("train", "--resume", folder, "--pass", 0)
+    # a line for each item, not one a minute
+    monkeypatch.setitem(ProgressLines.__init__.__kwdefaults__, "mininterval", 0.0)
+    said = biomass("train", "--resume", folder, "--engine", "ray").stderr
+    assert engine.items == ["pass 1", "fits"] and SweepFolder(folder).is_finished
+    # what is fitted is no pass
+    assert re.findall(r"train: (.*? pass\w*)", said) == ["2 of 2 passes", "2 of 2 passes"]
 
 
 def test_train_by_an_engine_leaves_no_part_to_be_asked_for(tmp_path, engine):

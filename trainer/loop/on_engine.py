@@ -69,7 +69,11 @@ def resume_sweep_on_engine(
     # Ray's driver looks for signals; that of processes is woken by them
     stops = deferred_interrupts(way_on) if engine else told_way_on(way_on)
     if items:
-        bar = new_bar("train", len(items), "pass")
+        n_passes = len(plan["passes"])
+        # what is fitted is no pass
+        sizes = {name: 0 if name == FITS else 1 for name in items}
+        n_trained = n_passes - sum(sizes.values())
+        bar = new_bar("train", n_passes, "pass", initial=n_trained)
         # of two runs, one would end the other's: they count tries in one folder
         with locked(path / "sweep"), stops, bar:
             run_items(
@@ -77,6 +81,7 @@ def resume_sweep_on_engine(
                 items,
                 engine=engine,
                 bar=bar,
+                sizes=sizes,
                 devices=plan.get("devices") or [plan["device"]],
                 folder=path / "checkpoints",
                 threads=plan.get("threads"),
