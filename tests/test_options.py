@@ -99,3 +99,25 @@ def test_commands_take_former_names(command, former, new):
 @pytest.mark.parametrize("command", ["store convert", "store extend", "weights convert"])
 def test_every_command_that_writes_has_an_out_option(command):
     assert "--out OUT" in biomass(*command.split(), "--help").stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["predict", "--data", ".", "--out", "-"],
+        ["predict", "--data", ".", "--explain", "-"],
+        ["train", "--config", "-", "--plan"],
+        ["demo", "--out", "-"],
+        ["store", "info", "-"],
+        ["store", "convert", "a.h5", "-"],
+    ],
+    ids=" ".join,
+)
+def test_a_dash_is_no_file_unless_it_is_written_as_one(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = biomass(*command, code=2).stderr
+    assert said.endswith(
+        "no standard stream is read or written here; write ./- for a file named -\n"
+    )
+    assert not any(tmp_path.iterdir())
+    assert run("w", "./-") == ("-\n", "", 0)

@@ -17,10 +17,13 @@ from featurestore.errors import InputError, NoAccessError, UsageError
 class AnyPath(NoLocks):
     """A path; a folder that this account may not look into is named as the reason.
 
-    click alone would say that the path does not exist.
+    click alone would say that the path does not exist, and take `-` for a file's name.
     """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "-":
+            message = "no standard stream is read or written here; write ./- for a file named -"
+            self.fail(message, param, ctx)
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter:
@@ -34,7 +37,7 @@ class AnyPath(NoLocks):
             raise
 
 
-class StorePath(NoLocks):
+class StorePath(AnyPath):
     """A store's path, or its URL as it was typed."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
