@@ -265,24 +265,6 @@ def test_P01_a_photograph_that_cannot_be_used_gets_the_training_mean(sweep, past
     assert len(pd.read_csv(tmp_path / "s.csv")) == 10
 
 
-def test_no_rows_are_a_header(sweep, pasture, tmp_path):
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "test.csv").write_text("sample_id,image_path,target_name\n")
-    biomass(
-        "predict",
-        "--data",
-        data,
-        "--out",
-        tmp_path / "s.csv",
-        "--device",
-        "cpu",
-        "--run",
-        runs(sweep)[1],
-    )
-    assert (tmp_path / "s.csv").read_text() == "sample_id,target\n"
-
-
 @pytest.mark.parametrize(
     "text, seconds", [("8h30m", 30600), ("45m", 2700), ("90s", 90), ("1h1s", 3601)]
 )
