@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from featurestore.disk.durable import file_sha256
 from featurestore.disk.threads import starting
 from featurestore.errors import InputError
 from featurestore.format.spec import ViewSpec
@@ -53,13 +54,37 @@ class Pass:
     """What each member reads beside a photograph (`Member.columns`), by image."""
 
     def run(self, stages: Sequence[Stage], paths: dict[str, Path]) -> Iterator[Found]:
-        """Every photograph, as it is finished; several devices share them."""
+        """Every photograph, as it is finished: those first that the journal has, then the others,
+        which several devices share."""
+        todo = {}
+        for image_id, path in paths.items():
+            if known := self._known(image_id, path):
+                yield known
+            else:
+                todo[image_id] = path
+
         work = []
-        photographs = list(paths.items())
+        photographs = list(todo.items())
         for k, stage in enumerate(stages):
             share = dict(photographs[k :: len(stages)])
             work.append(self._on(stage, share))
-        return work[0] if len(work) == 1 else _together(work)
+        yield from work[0] if len(work) == 1 else _together(work)
+
+    def _known(self, image_id: str, path: Path) -> Found | None:
+        """A photograph of which nothing is left to compute: it need not be decoded."""
+        if not (self.journal and self.journal.has(self.group, image_id)):
+            return None
+        try:
+            sha256 = file_sha256(path)
+        except OSError:  # whoever decodes it says why
+            return None
+        if self.explainer and not self.explainer.has(self.group, image_id, sha256):
+            return None
+        read = _with_rows(sha256, self.rows[image_id])
+        raws = self.journal.get(self.group, image_id, read)
+        if _n_views(raws) < len(self.views):
+            return None
+        return Found(image_id, raws, read, 0, 0.0)
 
     def _on(self, stage: Stage, paths: dict[str, Path]) -> Iterator[Found]:
         """Photographs of one device, in their order."""
@@ -143,7 +168,11 @@ class _InHand:
     @property
     def n_known(self) -> int:
         """Views that need not be computed."""
-        return self.known[0].values_HVK.shape[1] if self.known else 0
+        return _n_views(self.known)
+
+
+def _n_views(raws: Sequence[Raw] | None) -> int:
+    return raws[0].values_HVK.shape[1] if raws else 0
 
 
 def _with_rows(sha256: str, rows: Sequence[np.ndarray]) -> str:

@@ -30,6 +30,7 @@ from featurestore.backbone.timm_model import read_tokens
 from featurestore.disk.durations import parse_duration
 from featurestore.errors import InputError, UsageError
 from featurestore.format.spec import StoreSpec
+from featurestore.photos.decode import decode
 from featurestore.photos.views import VIEWS, chosen_tta, tta_views
 from predictor.extras.picture import draw_picture
 from predictor.members.combine import Combiner
@@ -330,8 +331,14 @@ def test_a_killed_prediction_resumes_with_the_photographs_it_had(
     monkeypatch.setattr(
         Backbone, "encode", lambda self, rows: seen.append(rows[0].image_id) or encode(self, rows)
     )
+    decoded = []
+    monkeypatch.setattr(
+        "featurestore.photos.decode.decode",
+        lambda path, *more: decoded.append(path.stem) or decode(path, *more),
+    )
     biomass(*arguments, "--continue")
-    assert len(seen) == 2 and len(set(seen)) == 1
+    # two views of the other photograph, and what was finished is not decoded
+    assert len(seen) == 2 and {seen[0]} == {seen[1]} == set(decoded)
     resumed = out.read_bytes()
     biomass(*arguments)
     assert out.read_bytes() == resumed and not (tmp_path / "s.csv.progress").exists()

@@ -29,9 +29,13 @@ class Journal:
         if not self._take(sources):
             remove(path)
 
+    def has(self, group: int, image_id: str) -> bool:
+        """Whether a photograph of this id was finished, whatever its bytes were."""
+        return _name(group, image_id) in self._place
+
     def get(self, group: int, image_id: str, sha256: str) -> list[Raw] | None:
         """What members of a group said of a photograph with these bytes, if it was finished."""
-        place = self._place.get(_name(group, image_id, sha256))
+        place = self._place.get(_name(group, image_id))
         if place is None:
             return None
         try:
@@ -110,12 +114,12 @@ class Journal:
             except ValueError:
                 continue
             if isinstance(line, dict) and line.get("key") == self._key:
-                yield _name(line["group"], line["image_id"], line["sha256"]), start
+                yield _name(line["group"], line["image_id"]), start
 
 
-def _name(group: int, image_id: str, sha256: str) -> bytes:
-    """A photograph with its bytes, as a backbone's group reads them, in 16 bytes."""
-    return hashlib.sha256(f"{group} {sha256} {image_id}".encode()).digest()[:16]
+def _name(group: int, image_id: str) -> bytes:
+    """A photograph, as a backbone's group reads it, in 16 bytes."""
+    return hashlib.sha256(f"{group} {image_id}".encode()).digest()[:16]
 
 
 def journal_key(
