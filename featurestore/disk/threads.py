@@ -104,11 +104,13 @@ def lone_threads() -> Iterator[Pool]:
         yield threads
 
 
-def lone_pool(n_threads: int) -> Pool:
+def lone_pool(n_threads: int, n_each: int = 1) -> Pool:
     """Threads in which torch shares out no operation.
 
     Where it does, its helpers wait for each other, spinning, at the end of each: small operations
     took 100 times as long on two busy cores.
+
+    n_each : with how many threads torch computes in each of them; 1 is alone.
     """
     import torch
 
@@ -119,7 +121,7 @@ def lone_pool(n_threads: int) -> Pool:
     def begin() -> None:
         # asked first: torch would set a thread's number anew when it is asked for the first time
         torch.get_num_threads()
-        torch.set_num_threads(1)
+        torch.set_num_threads(n_each)
         all_begun.wait()
 
     try:

@@ -1,8 +1,9 @@
 """What a sweep takes from its stores besides patch tokens: labels, class tokens, moments."""
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,12 +22,15 @@ from trainer.data.stream import Batch, Split
 from trainer.data.targets import targets_in
 from trainer.data.used_store import UsedStore
 from trainer.heads.bank import Bank, Inputs
+from trainer.heads.crew import side_by_side
 from trainer.heads.input_columns import InputColumns
 from trainer.heads.loss import Labels, labels_of
 from trainer.heads.reads import columns_of, widths_of
 from trainer.heads.sending import on_device
 from trainer.heads.step_index import StepIndex
 from trainer.heads.tokens import Multiply, StepTokens, of_device
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class TrainingData:
     device: torch.device
     multiply: Multiply = "float32"
     """What tokens are multiplied in."""
+    side_by_side: bool = False
+    """Whether the banks of a step compute at the same time, each in a thread of its own."""
     _encoded: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
     """Columns that heads read, as numbers, once one did."""
 
@@ -180,6 +186,26 @@ class TrainingData:
                 columns=columns,
             )
         return shared
+
+    def each_bank(
+        self,
+        work: Callable[[Item], None],
+        items: Collection[Item],
+        shared: Mapping[str, Inputs],
+        banks: Collection[Bank],
+    ) -> None:
+        """Call work with the item of each bank, one after another or side by side.
+
+        shared : what it reads, of these banks.
+        """
+        if not self.side_by_side:
+            for item in items:
+                work(item)
+            return
+        # rows come together here: whoever reads a store serves one thread
+        for name in {bank.shape.store for bank in banks if bank.kind.reads_patches}:
+            shared[name].tokens.gather()
+        side_by_side(work, items)
 
     def _column_inputs(self, batch: Batch, banks: Collection[Bank]) -> dict[str, Tensor]:
         """(Q, B, C) each column that one of the banks reads, of each sample."""

@@ -7,7 +7,7 @@ take row after row and wait for nobody (benchmarks/bench_step.py).
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -34,13 +34,7 @@ def spread(work: Callable[[Item], None], items: Iterable[Item]) -> None:
             work(item)
         return
 
-    is_inference = torch.is_inference_mode_enabled()
-
-    def in_mode(item: Item) -> None:
-        # both are a thread's own
-        with torch.inference_mode(is_inference), torch.no_grad():
-            work(item)
-
+    in_mode = _in_mode(work, is_recorded=False)
     crew = _crew(n_threads)
     handed: deque[Future] = deque()
     try:
@@ -55,6 +49,42 @@ def spread(work: Callable[[Item], None], items: Iterable[Item]) -> None:
         raise failed
 
 
+def side_by_side(work: Callable[[Item], None], items: Collection[Item]) -> None:
+    """Call work with all items at the same time; torch's threads are shared out evenly among them.
+
+    For operations too small to be shared out themselves. What work records for autograd stays with
+    the thread, as do exceptions until all are done; then the first one is raised.
+    """
+    n_threads = torch.get_num_threads()
+    n_crew = min(n_threads, len(items))
+    if n_crew <= 1:
+        for item in items:
+            work(item)
+        return
+
+    in_mode = _in_mode(work, torch.is_grad_enabled())
+    crew = _crew(n_crew, n_threads // n_crew)
+    handed: list[Future] = []
+    try:
+        for item in items:
+            handed.append(crew.submit(in_mode, item))
+    finally:
+        done = [future.exception() for future in handed]
+    if failed := next(filter(None, done), None):
+        raise failed
+
+
+def _in_mode(work: Callable[[Item], None], is_recorded: bool) -> Callable[[Item], None]:
+    """The same in another thread, whose modes are its own."""
+    is_inference = torch.is_inference_mode_enabled()
+
+    def in_mode(item: Item) -> None:
+        with torch.inference_mode(is_inference), torch.set_grad_enabled(is_recorded):
+            work(item)
+
+    return in_mode
+
+
 @functools.cache
-def _crew(n_threads: int) -> Pool:
-    return lone_pool(n_threads)
+def _crew(n_threads: int, n_each: int = 1) -> Pool:
+    return lone_pool(n_threads, n_each)

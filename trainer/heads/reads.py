@@ -1,6 +1,6 @@
 """Which stores, and which vectors of them, the heads of a point read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from featurestore.format.spec import TokenSpec
 from trainer.config.sections import PointConfig
@@ -41,6 +41,16 @@ def stores_of(point: PointConfig) -> list[str]:
     if "features" in kind.settings:
         stores += [split_vector(vector)[0] for vector in vectors_of(point)]
     return list(dict.fromkeys(stores or point.dataset.store_names[:1]))
+
+
+def patch_stores(points: Sequence[PointConfig]) -> set[str]:
+    """The stores whose patch tokens trained heads read."""
+    names = set()
+    for point in points:
+        kind = kinds.load(point.head.kind)
+        if kind.trained and kind.reads_patches:
+            names.add(store_of(point))
+    return names
 
 
 def widths_of(point: PointConfig, tokens: Mapping[str, TokenSpec]) -> list[int]:

@@ -142,6 +142,11 @@ class StepTokens:
             # the product less what it was rounded to: what rounding has lost
             out_MK += torch.addmm(y_MK, w_MN, x_NK, beta=-1)
 
+    def gather(self) -> None:
+        """Gather rows now that would be at the first product."""
+        if self.is_gathered:
+            self._first_tiles  # noqa: B018
+
     @cached_property
     def is_gathered(self) -> bool:
         """Whether one product serves all rows."""

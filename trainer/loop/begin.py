@@ -144,6 +144,7 @@ def begin_sweep(
         "device": devices[0],
         "threads": _threads(len(devices)),
         "multiply": sweep.data.multiply,
+        "side_by_side": sweep.data.side_by_side,
         **sweep.facts,
     }
     if len(devices) > 1:

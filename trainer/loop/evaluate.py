@@ -1,7 +1,7 @@
 """Predictions of heads for images they never saw, and their scores."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from featurestore.photos.targets import Targets
 from trainer.data.dataset import TrainingData, inputs_of
 from trainer.data.readers import TokenReaders
 from trainer.data.stream import Batch, Split, validation_batches
-from trainer.heads.bank import Bank, Outputs
+from trainer.heads.bank import Bank, Inputs, Outputs
 from trainer.heads.outputs import word_probabilities
 from trainer.score.metrics import Score, target_r2
 from trainer.score.postprocess import most_probable
@@ -82,7 +82,7 @@ def predict_held_out(
     """Each bank's raw predictions for every image by the heads that hold it out, in one pass over
     the rows of a view.
 
-    see : is shown the outputs of bank b for every batch.
+    see : is shown the outputs of bank b for every batch, in the thread that made them.
     """
     n_repeats = max(split.repeat for split in splits) + 1
     predictions = [HeldOut.blank(bank, n_repeats, data.n_images) for bank in banks]
@@ -92,10 +92,13 @@ def predict_held_out(
         shared = data.inputs(batch, reader.step(batch.rows_U2), banks)
         if following:
             reader.expect(following.rows_U2)
-        for b, (bank, prediction) in enumerate(zip(banks, predictions, strict=True)):
-            outputs = bank(inputs_of(bank, shared))
-            prediction.put(outputs, splits, batch)
+
+        def predict(b: int, batch: Batch = batch, shared: Mapping[str, Inputs] = shared) -> None:
+            outputs = banks[b](inputs_of(banks[b], shared))
+            predictions[b].put(outputs, splits, batch)
             see(b, outputs, batch)
+
+        data.each_bank(predict, range(len(banks)), shared, banks)
     return predictions
 
 

@@ -12,13 +12,27 @@ import torch
 from featurestore.backbone.device import choose_device
 from featurestore.errors import InputError
 from trainer.config.sections import TrainerConfig
+from trainer.data.dataset import TrainingData
+from trainer.heads import kinds
+from trainer.heads.reads import store_of
 from trainer.heads.tokens import SMALL_BYTES, Multiply, StepTokens, of_device
+from trainer.loop.grid import SweepConfig
 
 GAIN = 1.15
 """Least ratio of times for which `auto` leaves float32."""
 
 N_WEIGHTS = 48
 """Of a row in the probe: six points, in four of five splits, of own photograph and partner."""
+
+
+def multiply_for(config: SweepConfig, data: TrainingData) -> Multiply:
+    """What a new sweep multiplies in."""
+    reading = [p for p in config.points if kinds.load(p.head.kind).reads_patches]
+    if not reading:  # nothing large to multiply, so nothing to probe
+        return of_device(data.device, config.base.trainer.use_amp, data.dtype)
+    tokens = data.tokens[store_of(reading[0])]
+    row_TPD = tokens.n_tiles, tokens.n_patches, tokens.width
+    return choose_multiply(config.base.trainer, data.device, data.dtype, row_TPD)
 
 
 def choose_multiply(

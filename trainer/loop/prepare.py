@@ -29,14 +29,15 @@ from trainer.data.strata import decided as decided_strata
 from trainer.data.stream import Split, Stream, make_splits_of
 from trainer.data.used_store import UsedStore
 from trainer.heads import kinds
-from trainer.heads.reads import columns_of, store_of
-from trainer.heads.tokens import Multiply, of_device
+from trainer.heads.reads import columns_of, patch_stores
+from trainer.heads.tokens import Multiply
 from trainer.loop.bank_trainer import BankTrainer, new_trainers
 from trainer.loop.events import writer_class
 from trainer.loop.grid import SweepConfig
-from trainer.loop.multiply import choose_multiply
+from trainer.loop.multiply import multiply_for
 from trainer.loop.plan import Plan, plan_sweep
 from trainer.loop.store_checks import check_stores
+from trainer.loop.threads import choose_side_by_side
 from trainer.score.metrics import CLASS_SCORES, Score, class_columns
 from trainer.score.postprocess import rules_of
 
@@ -245,10 +246,8 @@ class Sweep:
 
     def reader(self) -> TokenReaders:
         """Stored rows on the sweep's device."""
-        points = [point for point in self.config.points if kinds.load(point.head.kind).trained]
-        reading = {store_of(point) for point in points if kinds.load(point.head.kind).reads_patches}
         # where no head reads patches the first store says so
-        read = reading or set(list(self.data.stores)[:1])
+        read = patch_stores(self.config.points) or set(list(self.data.stores)[:1])
         stores = {name: used for name, used in self.data.stores.items() if name in read}
         return TokenReaders(stores, self.data.device, heads_bytes=lambda: self.plan().pass_bytes)
 
@@ -260,6 +259,7 @@ def prepare_sweep(
     begun: bool = False,
     check: bool = True,
     multiply: Multiply | None = None,
+    side_by_side: bool | None = None,
 ) -> Sweep:
     """Open the store, make or read the folds, and refuse all that can be refused before any step.
 
@@ -267,7 +267,7 @@ def prepare_sweep(
         now. Other folds may hold images that the store's build skipped. Masses that do not add up
         are then warned of, not refused.
     check : see TrainingData.
-    multiply : what a sweep that goes on began with; None chooses.
+    multiply, side_by_side : what a sweep that goes on began with; None chooses.
     """
     base = config.base
     if base.dataset.store is None and not base.dataset.stores:
@@ -290,20 +290,14 @@ def prepare_sweep(
         data.columns_of(point)  # refused here if they cannot be
     if base.trainer.tensorboard:
         writer_class()
-    data = replace(data, multiply=multiply or _chosen_multiply(config, data))
+    if side_by_side is None:
+        side_by_side = choose_side_by_side(data, config.points)
+    multiply = multiply or multiply_for(config, data)
+    data = replace(data, multiply=multiply, side_by_side=side_by_side)
     config, folds = _with_folds(config, data, begun)
     if not begun:
         _warn_of_groups(config.base, data, folds)
     return Sweep.of(config, data, folds)
-
-
-def _chosen_multiply(config: SweepConfig, data: TrainingData) -> Multiply:
-    reading = [p for p in config.points if kinds.load(p.head.kind).reads_patches]
-    if not reading:  # nothing large to multiply, so nothing to probe
-        return of_device(data.device, config.base.trainer.use_amp, data.dtype)
-    tokens = data.tokens[store_of(reading[0])]
-    row_TPD = tokens.n_tiles, tokens.n_patches, tokens.width
-    return choose_multiply(config.base.trainer, data.device, data.dtype, row_TPD)
 
 
 def _with_folds(

@@ -25,7 +25,7 @@ from trainer.loop.refit import chosen_shares, refit_members
 from trainer.loop.result import SweepResult
 from trainer.loop.runs import SweepFolder, read_json
 from trainer.loop.sweep import train_alone, train_sweep
-from trainer.loop.threads import same_threads
+from trainer.loop.threads import begun_side_by_side, same_threads
 
 OF_PLAN = {
     "base": (dict, "keys and values"),
@@ -161,7 +161,14 @@ def _reopened(
         # go on naming what did.
         own_folds = given.with_cv(folds=path / "folds.csv")
         multiply = begun_multiply(plan, own_folds.base.trainer.use_amp, file)
-        sweep = prepare_sweep(own_folds, plan["device"], begun=True, check=check, multiply=multiply)
+        sweep = prepare_sweep(
+            own_folds,
+            plan["device"],
+            begun=True,
+            check=check,
+            multiply=multiply,
+            side_by_side=begun_side_by_side(plan, file),
+        )
         sweep = replace(sweep, config=sweep.config.with_cv(folds=given.base.cv.folds))
 
         # sweeps made before this was kept pooled in float32

@@ -245,12 +245,15 @@ def train_step(
         reader.expect(stream.batch(epoch, step + 1).rows_U2)
 
     is_last = epoch * stream.n_steps + step + 1 == sweep.n_batches
-    for trainer in trainers:
+
+    def learn(trainer: BankTrainer) -> None:
         own = inputs_of(trainer.bank, shared)
         inputs = trainer.inputs(own, sweep.data, stream, batch, (epoch, step), mixes)
         outputs = trainer.bank(inputs)
         loss_QG = trainer.loss(outputs, inputs)
         trainer.step(loss_QG, settings.gradient_accumulation_steps, is_last)
+
+    sweep.data.each_bank(learn, trainers, shared, banks)
 
 
 def score_epoch(

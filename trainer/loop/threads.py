@@ -1,7 +1,10 @@
-"""With how many threads a sweep computes: their number changes how torch rounds sums."""
+"""With how many threads a sweep computes, and whether its banks share them out: both change how
+torch rounds sums."""
 
+import math
+import reprlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,35 @@ from typing import Any
 import torch
 
 from featurestore.disk.usable import usable_cpus
+from featurestore.errors import InputError
+from trainer.config.sections import PointConfig
+from trainer.data.dataset import TrainingData
+from trainer.heads.reads import patch_stores
+from trainer.heads.tokens import SMALL_BYTES
+
+
+def choose_side_by_side(data: TrainingData, points: Sequence[PointConfig]) -> bool:
+    """Whether banks compute side by side: on a CPU, where rows are small. Torch shares out few of
+    the small operations; products of large rows keep all threads busy."""
+    if data.device.type != "cpu":
+        return False
+    row_bytes = [0]
+    for name in patch_stores(points):
+        tokens = data.tokens[name]
+        row_TPD = tokens.n_tiles, tokens.n_patches, tokens.width
+        row_bytes.append(math.prod(row_TPD) * data.dtype.itemsize)
+    return max(row_bytes) <= SMALL_BYTES
+
+
+def begun_side_by_side(plan: Mapping[str, Any], file: Path) -> bool:
+    """What a sweep that goes on began with; plan : its sweep.json, `file`."""
+    found = plan.get("side_by_side", False)  # of before this was kept
+    if not isinstance(found, bool):
+        raise InputError(
+            f"{file}: side_by_side: found {reprlib.repr(found)}, expected true or false; bring "
+            "back what `biomass train` wrote"
+        )
+    return found
 
 
 @contextmanager
