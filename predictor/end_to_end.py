@@ -315,10 +315,12 @@ def check_output(out: Path, read: Sequence[Path] = ()) -> None:
         )
     if (wide := wide_path(out)).is_dir():
         raise UsageError(f"--out {out}: {wide} is a folder, where the wide table goes; name a file")
-    if out.exists() and not is_prediction(out):
-        raise UsageError(
-            f"--out {out}: is there, and is no table of predictions; name another file"
-        )
+    for path in (out, wide):
+        if path.exists() and not is_prediction(path):
+            beside = "" if path == out else f"the wide table goes to {path}, which "
+            raise UsageError(
+                f"--out {out}: {beside}is there, and is no table of predictions; name another file"
+            )
     # `predict --oof` writes tables that begin alike, so a run's own is known by its place
     place = Path(os.path.realpath(out))
     if place.name == "oof.csv" and is_run_or_blend(place.parent):

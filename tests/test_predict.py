@@ -323,6 +323,7 @@ def test_only_tables_of_predictions_are_written_over(sweep, pasture, tmp_path):
     photograph = min((data / "test").iterdir())
     os.mkfifo(pipe := tmp_path / "pipe")
     (tmp_path / "a.predictions.csv").mkdir()
+    (tmp_path / "mine.predictions.csv").write_text("image_id,GDM_g\n")
     other_run = shutil.copytree(best_run(sweep), tmp_path / "other_run")
     (tmp_path / "link.csv").symlink_to(other_run / "oof.csv")
     command = ["predict", "--data", data, "--sweep", sweep, "--device", "cpu", "--tta", 1, "--out"]
@@ -332,6 +333,7 @@ def test_only_tables_of_predictions_are_written_over(sweep, pasture, tmp_path):
         (other_run / "oof.csv", "a run's out-of-fold table"),
         (tmp_path / "link.csv", "a run's out-of-fold table"),
         (tmp_path / "a.csv", "a.predictions.csv is a folder"),
+        (tmp_path / "mine.csv", "mine.predictions.csv, which is there, and is no table of pred"),
         (pipe, "a device or a pipe"),
         (tmp_path / ("long" * 64), "File name too long"),
         (tmp_path / "b.csv", "--explain", tmp_path / "b.csv", "would take the place of --out"),
