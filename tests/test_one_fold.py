@@ -41,6 +41,7 @@ def test_summary_and_table_say_that_one_fold_was_trained(lone):
         and any(note.startswith(ONLY) for note in summary["notes"])
         and ONLY in printed
     )
+    assert "spaces that 1 fit chose" in printed
 
 
 def test_a_sweep_of_every_fold_says_nothing(sweep):

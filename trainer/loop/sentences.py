@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from featurestore.counts import count_of
 from trainer.data.groups import unit_of
 from trainer.data.splits import n_partitions
 from trainer.heads import kinds
@@ -182,4 +183,4 @@ def _spaces_note(result: PointResult) -> str:
     for name, n_by_space in result.n_by_space.items():
         counts = ", ".join(f"{space} {n}" for space, n in n_by_space.items())
         chosen.append(f"{name} {counts}")
-    return f"{result.name}: spaces that {n_fits} fits chose: {'; '.join(chosen)}"
+    return f"{result.name}: spaces that {count_of(n_fits, 'fit')} chose: {'; '.join(chosen)}"
