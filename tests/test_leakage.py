@@ -69,7 +69,7 @@ def weights(sweep: Sweep, splits: list[Split]) -> list[torch.Tensor]:
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(held_out=st.sets(st.integers(0, 29), min_size=1, max_size=20))
 def test_held_out_images_reach_no_head(spoiled, held_out):
