@@ -3,6 +3,7 @@ lost."""
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -183,15 +184,18 @@ def test_a_signal_before_there_is_a_sweep_promises_nothing(tmp_path, store, monk
 
 
 def test_a_refit_asked_of_a_finished_sweep_is_gone_on_with_in_the_same_way(
-    whole, tmp_path, monkeypatch
+    whole, store, tmp_path, monkeypatch
 ):
+    """By what was typed beside --resume too, which the sweep's folder does not keep."""
     folder = shutil.copytree(whole, tmp_path / "a sweep")
     monkeypatch.setattr(
         "trainer.loop.sweep._refit",
         lambda *_: signal.raise_signal(signal.SIGINT) or check_interrupt(),
     )
-    said = biomass("train", "--resume", folder, "--fold", "all", code=130).stderr
-    assert f"; go on with:\nbiomass train --resume '{folder}' --fold all\n" in said
+    for options in ([], ["--store", store, "--no-check"]):
+        typed = ["train", "--resume", folder, *options, "--fold", "all"]
+        said = biomass(*typed, code=130).stderr
+        assert f"; go on with:\n{shlex.join(map(str, ['biomass', *typed]))}\n" in said
 
 
 REPEATED = """

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from featurestore.disk.threads import ASKED
 from featurestore.errors import InputError, UsageError
 from trainer.data.splits import save_splits
 from trainer.loop.grid import SweepConfig
+from trainer.loop.places import Place
 from trainer.loop.plan import too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
 from trainer.loop.runs import RunFolder, SweepFolder
@@ -38,6 +39,8 @@ class Begun:
     folder: SweepFolder
     plan: Mapping[str, Any]
     """What sweep.json says."""
+    given: Sequence[str] = ()
+    """What `resuming_options` gave, which every way on repeats."""
 
     @property
     def passes(self) -> list[list[int]]:
@@ -53,7 +56,7 @@ class Begun:
     def command(self, *options: object) -> str:
         """What a user types to go on with it."""
         resuming = ["biomass", "train", "--resume", str(self.folder.path)]
-        return shlex.join([*resuming, *map(str, options)])
+        return shlex.join([*resuming, *self.given, *map(str, options)])
 
     @property
     def items(self) -> list[Item]:
@@ -150,7 +153,19 @@ def begin_sweep(
     if len(devices) > 1:
         plan["devices"] = devices
     folder.write_json("sweep.json", plan)  # last: a folder with it can be resumed
-    return Begun(sweep, folder, plan)
+    return Begun(sweep, folder, plan, resuming_options(None, check))
+
+
+def resuming_options(store: Place | Mapping[str, Place] | None, check: bool) -> list[str]:
+    """As a user types what sweep.json does not keep: where stores are now, and whether rows are
+    checked."""
+    stores = [] if store is None else [str(store)]
+    if isinstance(store, Mapping):
+        stores = [f"{name}={place}" for name, place in store.items()]
+    options = []
+    for each in stores:
+        options += ["--store", each]
+    return options if check else [*options, "--no-check"]
 
 
 def _threads(n_processes: int) -> int:

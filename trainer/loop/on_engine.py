@@ -11,7 +11,7 @@ from featurestore.disk.interrupts import deferred_interrupts, go_on_with, told_w
 from featurestore.disk.messages import new_bar
 from featurestore.disk.urls import is_elsewhere
 from featurestore.engines.choose import check_engine, run_items
-from trainer.loop.begin import FITS, Item, begin_sweep
+from trainer.loop.begin import FITS, Item, begin_sweep, resuming_options
 from trainer.loop.grid import SweepConfig
 from trainer.loop.places import Place
 from trainer.loop.result import SweepResult
@@ -62,7 +62,9 @@ def resume_sweep_on_engine(
             "store": _as_json(store),
             "check": check,
         }
-    options = ["--engine", engine] if engine else []
+    options = resuming_options(store, check)
+    if engine:
+        options += ["--engine", engine]
     if fold:
         options += ["--fold", fold]
     way_on = go_on_with(shlex.join(["biomass", "train", "--resume", str(path), *options]))

@@ -11,7 +11,7 @@ from typing import Any
 from featurestore.errors import InputError, MismatchError, UsageError
 from trainer.heads import kinds
 from trainer.loop.baselines import BASELINES, completing
-from trainer.loop.begin import FITS, Begun, Item
+from trainer.loop.begin import FITS, Begun, Item, resuming_options
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.fits import baseline_alone
 from trainer.loop.grid import SweepConfig
@@ -175,7 +175,7 @@ def _reopened(
         began = {"pooled_dtype": "float32", **plan}
         advice = "bring back that store and folds.csv, or begin a new sweep"
         check_facts(began, sweep.facts, f"{sweep.data.store.path}, {path / 'folds.csv'}", advice)
-        yield Begun(sweep, SweepFolder(path), plan)
+        yield Begun(sweep, SweepFolder(path), plan, resuming_options(store, check))
 
 
 def _check_finished(sweep: Sweep, folder: SweepFolder, has_digests: bool) -> None:
