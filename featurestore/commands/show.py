@@ -38,8 +38,8 @@ def store_info(path: Path | str, as_json: bool) -> None:
             opened = FeatureStore.open(path)
             following = biomass("store", "serve", path)
             if opened.n_sealed + len(opened.skipped) < opened.n_images:
-                # a store does not know the command that began it
-                following = "run the same `biomass store build` again to continue"
+                # a store does not know which command began it: build, extend or import
+                following = "run the command that began it again to continue"
         if as_json:
             click.echo(opened.to_json())
         else:
