@@ -217,6 +217,7 @@ def test_a_date_is_a_name(load):
         ("cv.fold", 5, "cv: fold 5 does not exist: n_folds is 5"),
         ("cv.fold", -1, "cv.fold: found -1, expected greater than or equal to 0 or 'all'"),
         ("targets", "csiroo", "targets: found 'csiroo', expected 'csiro' or keys and values"),
+        ("targets", {}, "targets: names no column; name those to be learned, or leave it out"),
         ("targets", {"A": 3}, "targets.A: found 3, expected keys and values"),
         ("targets", {"A": {"wieght": 3}}, "targets.A.wieght: unknown key; did you mean targets.A."),
         (

@@ -47,6 +47,11 @@ OLD_KEYS = {
 def targets_of(table: Mapping[str, TargetConfig | None]) -> Targets:
     """The value that a config's table of targets stands for. InputError for sums that cannot be,
     or no target that is scored."""
+    if not table:
+        raise InputError(
+            "targets: names no column; name those to be learned, or leave it out for the contest's "
+            "five masses"
+        )
     settings: dict[str, dict[str, Any]] = {}
     for name, target in table.items():
         settings[name] = target.model_dump() if target else {}
