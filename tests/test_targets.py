@@ -239,9 +239,13 @@ def test_labels_may_be_missing():
 @pytest.mark.parametrize(
     "column, cell, why",
     [
-        ("mass", -1.0, "targets.mass: 1 cells are not a number from 0, as an amount is"),
-        ("cover", 1.5, "targets.cover: 1 cells are not a number from 0 to 1"),
-        ("vigour", "tall", "targets.vigour: 1 cells are not a number:\n  C: 'tall'"),
+        ("mass", -1.0, "targets.mass: 1 cell is not a number from 0, as an amount is"),
+        ("cover", 1.5, "targets.cover: 1 cell is not a number from 0 to 1"),
+        (
+            "vigour",
+            "tall",
+            r"1 cell is not a number; words are of a class \(kind: class\):\n  C: 'tall'",
+        ),
     ],
 )
 def test_labels_that_cannot_be_are_refused_by_target_and_image(column, cell, why):

@@ -108,9 +108,13 @@ def _numbers(frame: pd.DataFrame, target: Target) -> np.ndarray:
         is_wrong_N |= (value_N < 0) | (value_N > 1)
         wanted = "a number from 0 to 1, as a share is"
     if is_wrong_N.any():
+        if is_text_N.any():
+            wanted += "; words are of a class (kind: class)"
         pairs = zip(frame["image_id"][is_wrong_N], column[is_wrong_N], strict=True)
         rows = list_some([f"{image_id}: {cell!r}" for image_id, cell in pairs])
-        raise InputError(f"targets.{target.name}: {is_wrong_N.sum()} cells are not {wanted}:{rows}")
+        n_wrong = int(is_wrong_N.sum())
+        counted = f"{count_of(n_wrong, 'cell')} {for_count(n_wrong, 'is', 'are')}"
+        raise InputError(f"targets.{target.name}: {counted} not {wanted}:{rows}")
     if np.isnan(value_N).all():
         raise InputError(
             f"targets.{target.name}: no image of the store has a label; leave it out, or add "
