@@ -220,10 +220,11 @@ def small_searches():
     """Regressors of a module's tests search as they do, and grow trees, in a tenth of the time."""
     from sweeps import ALPHAS, GAMMAS, MARGINS
 
-    from trainer.heads.kinds import hist_gbdt, kernel_ridge, svr
+    from trainer.heads.kinds import hist_gbdt, kernel_ridge, logistic, svr
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hist_gbdt, "ROUNDS", 50)
+        patch.setattr(logistic, "STRENGTHS", (1e-3, 1.0))
         for kind, penalties in (
             (kernel_ridge.KernelRidge, tuple((alpha,) for alpha in ALPHAS)),
             (svr.Svr, MARGINS),
