@@ -62,7 +62,7 @@ def test_another_output_leaves_predictions_csv_alone(sweep, pasture, tmp_path):
     biomass(*arguments, tmp_path / "b.csv")
     assert (tmp_path / "predictions.csv").read_text() == "of another prediction"
     first = {name: (tmp_path / name).read_bytes() for name in ("b.csv", "b.predictions.csv")}
-    (tmp_path / "b.predictions.csv").write_text("old")
+    (tmp_path / "b.predictions.csv").write_text("image_id,GDM_g_sd\n")  # an older one
     biomass(*arguments, tmp_path / "b.csv")
     assert {name: (tmp_path / name).read_bytes() for name in first} == first
 
