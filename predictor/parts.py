@@ -275,9 +275,9 @@ def _as_parts(asked: PredictOptions, about: dict[str, Any], folder: Path) -> Pre
         if name == "tta":
             value = [view.name for view in asked.views]
         if value != theirs:
+            had = f"with {theirs}" if theirs else "without it"
             raise MismatchError(
-                f"{SHARED[name]} {value}: the parts in {folder} were predicted with "
-                f"{theirs}; leave it out"
+                f"{SHARED[name]} {value}: the parts in {folder} were predicted {had}; leave it out"
             )
     return replace(
         asked,

@@ -201,6 +201,8 @@ def test_P15_what_is_merged_belongs_together(data, sweep, run, parts, tmp_path):
     merging = ["predict", "--merge", parts, "--data", data, "--out", out]
     told = biomass(*merging, "--average", "median", code=5)
     assert "--average median" in told.stderr and "with mean" in told.stderr
+    told = biomass(*merging, "--interval", 0.4, code=5)
+    assert "--interval 0.4" in told.stderr and "were predicted without it; leave" in told.stderr
     told = biomass(*merging, "--run", min(sweep.glob("002*")), code=5)
     assert "of other heads than" in told.stderr
     (tmp_path / "test.csv").write_text("image_path\ntrain/a.jpg\n")
