@@ -19,6 +19,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*each photograph is held out on
 COLUMNS = ["image_id", "yield_t_ha", "ndvi", "yield_t_ha_sd", "ndvi_sd"]
 
 
+def predict_here(bundle: Path, *arguments: object) -> None:
+    """By the bundle in this process: that the same wheel predicts in one of its own is
+    test_run_demo's."""
+    biomass("predict", "--bundle", bundle, *arguments)
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """The demo's folder, and what it told a program."""
@@ -30,6 +36,7 @@ def demo(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("predictor.other_demo.IMAGE_SIZE", 64)
         patch.setattr("predictor.other_demo.VIEWS", "1")
+        patch.setattr("predictor.other_demo.run_wheel", predict_here)
         patch.setattr("predictor.other_demo.CONFIG", small)
         shrunk = partial(run_other_demo, n_train=16, n_test=6)
         patch.setattr("predictor.other_demo.run_other_demo", shrunk)
