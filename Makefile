@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# a file system in memory with 1 GB of room, if there is one
+IN_MEMORY = $(shell df --output=avail /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 1e6 {print "/dev/shm"}')
 
 .PHONY: demo test test-system mutants lint bench clean
 
@@ -9,9 +11,11 @@ demo: $(VENV)/.installed
 	$(BIN)/biomass demo
 
 # one thread: the models are tiny, and two threads that wait for a busy core cost 20 x; bytecode is
-# kept, whatever the shell says: pytest and hundreds of child processes would compile all anew
+# kept, whatever the shell says: pytest and hundreds of child processes would compile all anew.
+# What tests write lies in memory and goes as they pass, since much of the time was the disk's;
+# test-system writes to the disk
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(if $(IN_MEMORY),PYTEST_DEBUG_TEMPROOT=$(IN_MEMORY) )OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -o tmp_path_retention_policy=failed
 
 test-system: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -rs -m "system or not system" --hypothesis-profile=default
