@@ -57,7 +57,7 @@ for number, _ in enumerate(sys.stdin):
 YAML = """
 experiment: {{name: bench, seed: 0}}
 dataset: {{store: {store}}}
-head: {{kind: cls_gating}}
+head: {{kind: [{kinds}]}}
 trainer: {{num_epochs: 1000, batch_size: {batch}{multiply}}}
 optimization: {{lr: [2e-3, 1e-3, 1e-4], weight_decay: [1e-2, 1e-3]}}
 augmentation: {{mixup: {{enabled: true, disable_ratio: 0}}}}
@@ -72,12 +72,21 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="another checkout of the project")
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        default=["cls_gating"],
+        help="30 heads of each; the plain loop and the "
+        "share of the ceiling are of cls_gating alone",
+    )
     parser.add_argument("--multiply", nargs="*", default=["auto"], help="ways of this checkout")
     parser.add_argument("--busy", type=int, default=0, help="busy processes of further rounds")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
     parser.add_argument("--dir", type=Path, help="where the store goes for the time being")
     options = parser.parse_args()
+    if options.kinds != ["cls_gating"] and not options.no_plain:
+        parser.error("--kinds: the plain loop trains cls_gating alone; add --no-plain")
     with work_folder(options.dir) as folder:
         finish(measure(options, folder))
 
@@ -99,7 +108,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     workers = {}
     for name, (checkout, what, multiply) in ways.items():
         chosen = "" if multiply == "before" else f", multiply: {multiply}"
-        text = YAML.format(store=store.path, batch=options.batch, multiply=chosen)
+        kinds = ", ".join(options.kinds)
+        text = YAML.format(store=store.path, kinds=kinds, batch=options.batch, multiply=chosen)
         (folder / f"{what}-{multiply}.yaml").write_text(text)
         arguments = [checkout, folder, what, multiply]
         # as the commands of each checkout wait, and as a notebook does
@@ -142,7 +152,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
             for name, values in found[f"busy {options.busy}"].items()
         }
         print(f"slowdown beside load {result['slowdown']}")
-    if options.size == "full":
+    if options.size == "full" and options.kinds == ["cls_gating"]:
         result["step_gflop"] = round(flop / 1e9, 1)
         result["share_of_ceiling"] = {
             name: round(flop / rate / spread(values)["median"], 3)
