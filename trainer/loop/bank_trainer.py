@@ -222,10 +222,8 @@ class Scored:
         loss_QG: np.ndarray | None = None,
     ) -> "Scored":
         """scored_GRNK : predictions as `Sweep.scored`."""
-        score_QG = []
-        for s in splits:
-            truth_nK = truth_NK[s.val_N]
-            score_QG.append([by(truth_nK, each_RNK[s.repeat, s.val_N]) for each_RNK in scored_GRNK])
+        # all points of a split at once: a call for each took .12 ms
+        score_QG = [by(truth_NK[s.val_N], scored_GRNK[:, s.repeat, s.val_N]) for s in splits]
         errors_QG = by.split_errors(truth_NK, scored_GRNK, splits).T
         return cls(by.merit(np.array(score_QG)), errors_QG, loss_QG)
 

@@ -168,10 +168,11 @@ def pooled_score(
     truth_NK: np.ndarray,
     prediction_RNK: np.ndarray,
     splits: Sequence[Split],
-) -> float:
-    """The mean over repeats alone, `Scores.mean`, for every epoch of every point."""
+) -> float | np.ndarray:
+    """(...) of (..., R, N, K) predictions the mean over repeats alone, `Scores.mean`, for every
+    epoch of every point."""
     truth_RNK = held_out_truth(truth_NK, prediction_RNK, splits)
-    return float(np.mean(by(truth_RNK, prediction_RNK)))
+    return np.mean(by(truth_RNK, prediction_RNK), -1)
 
 
 def held_out_truth(
@@ -179,8 +180,11 @@ def held_out_truth(
     prediction_RNK: np.ndarray,
     splits: Sequence[Split],
 ) -> np.ndarray:
-    """(R, N, K) truth, NaN where a repeat's splits do not hold the image out."""
-    truth_RNK = np.full(prediction_RNK.shape, np.nan)
+    """(R, N, K) truth, NaN where a repeat's splits do not hold the image out.
+
+    prediction_RNK : (..., R, N, K), of which the sizes alone are used.
+    """
+    truth_RNK = np.full(prediction_RNK.shape[-3:], np.nan)
     for s in splits:
         truth_RNK[s.repeat, s.val_N] = truth_NK[s.val_N]
     return truth_RNK

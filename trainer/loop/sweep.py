@@ -299,15 +299,11 @@ def score_epoch(
         )
         scored.append(each)
         loss_QG = trainer.noted().mean(0)
+        score_G = pooled_score(sweep.by, sweep.scored_truth_NK, scored_GRNK, sweep.splits)
         for g, p in enumerate(trainer.points):
             records[p] = {
                 "loss": loss_QG[:, g].mean(),
-                "score": pooled_score(
-                    sweep.by,
-                    sweep.scored_truth_NK,
-                    scored_GRNK[g],
-                    sweep.splits,
-                ),
+                "score": float(score_G[g]),
                 "fold_loss": loss_QG[:, g].tolist(),
                 "fold_score": sweep.by.merit(each.merit_QG[:, g]).tolist(),
                 "lr": trainer.optimizer.lr(g),
