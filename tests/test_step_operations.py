@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trainer.data.readers import TokenReaders
-from trainer.data.stream import AT_ONCE, validation_batches
+from trainer.data.stream import validation_batches
 from trainer.data.tokens import WINDOW_BYTES
 from trainer.loop.bank_trainer import BankTrainer
 from trainer.loop.optimizer import BankOptimizer
@@ -158,7 +158,7 @@ def test_a_plan_counts_the_rows_that_a_device_gathers(tmp_path):
     row_bytes = sweep.data.store.patches[0, 0].nbytes
     gathered = there.pass_bytes - on_host.pass_bytes
     # in validation as many as all splits can hold out at once
-    assert most * row_bytes <= gathered <= len(sweep.splits) * AT_ONCE * batch_size * row_bytes
+    assert most * row_bytes <= gathered <= len(sweep.splits) * batch_size * row_bytes
     converted = replace(sweep, data=replace(sweep.data, device=DEVICE)).plan()
     assert converted.pass_bytes - on_host.pass_bytes == 3 * gathered
 

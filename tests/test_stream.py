@@ -124,12 +124,12 @@ def test_partners_of_one_site_are_of_that_site_and_not_mostly_themselves():
 
 def test_validation_shows_every_held_out_image_once_to_its_splits():
     splits = make_splits_of(folds_table(23, 4, 2))
-    batches = validation_batches(splits, 23, 3, view=3)
+    batches = validation_batches(splits, 23, 6, view=3)
     for q, split in enumerate(splits):
         rows = [b.rows_U2[b.own_QB[q][b.own_QB[q] >= 0]] for b in batches]
         assert np.concatenate(rows).tolist() == [[image, 3] for image in split.val_N]
     assert all(b.own_QB.min() >= -1 for b in batches)  # -1 where a split has fewer
-    # of two steps of training, 6 of a split at most, so of 4 folds about 24
+    # 6 of a split at most, as in a step of training, so of 4 folds about 24
     assert all(b.own_QB.shape[1] <= 6 for b in batches)
     assert len(batches) == 1 + (max(len(split.val_N) for split in splits) > 6)
     read = np.concatenate([b.rows_U2[:, 0] for b in batches])

@@ -12,10 +12,6 @@ import pandas as pd
 
 PERMUTATION, BATCH, DROPOUT = range(3)  # what a generator draws; keeps equal addresses apart
 
-AT_ONCE = 2
-"""Batches of training whose samples a split shows at once in validation, at most: without gradients
-nothing of a layer is kept for later."""
-
 MOST_HELD_OUT = 512
 """Images of a batch in validation, at most, unless `batch_size` is more: where rows are gathered,
 all of them are in memory."""
@@ -201,10 +197,9 @@ def validation_batches(
 ) -> list[Batch]:
     """Batches that show every held-out image once, in order, to the splits that hold it out.
 
-    No split has more samples than AT_ONCE steps of training. Where a split has fewer than another,
-    its samples are padded with -1.
+    No split has more samples than in a step of training; together they have more, as each holds out
+    other images. Where a split has fewer than another, its samples are padded with -1.
     """
-    n_most = AT_ONCE * batch_size
     batches = []
     end = 0
     while end < n_images:
@@ -212,7 +207,7 @@ def validation_batches(
         end = min(n_images, start + max(MOST_HELD_OUT, batch_size))
         for split in splits:
             first = np.searchsorted(split.val_N, start)
-            end = min([end, *split.val_N[first + n_most :][:1].tolist()])
+            end = min([end, *split.val_N[first + batch_size :][:1].tolist()])
         held_out = []
         for split in splits:
             first, last = np.searchsorted(split.val_N, [start, end])

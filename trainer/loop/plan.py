@@ -11,7 +11,7 @@ from featurestore.disk.usable import Memory, usable_memory
 from featurestore.errors import InputError
 from trainer.config.sections import PointConfig
 from trainer.data.dataset import TrainingData
-from trainer.data.stream import AT_ONCE, MOST_HELD_OUT, Split, Stream
+from trainer.data.stream import MOST_HELD_OUT, Split, Stream
 from trainer.heads import kinds
 from trainer.heads.reads import store_of
 from trainer.heads.shape import HeadShape
@@ -129,7 +129,7 @@ def plan_sweep(
         bytes_a_row += sum(row_bytes[name] for name in read)
     batch_size = base.trainer.batch_size
     # validation reads what all splits can hold out at once
-    n_at_once = min(n_held_out, len(splits) * AT_ONCE * batch_size, max(MOST_HELD_OUT, batch_size))
+    n_at_once = min(n_held_out, len(splits) * batch_size, max(MOST_HELD_OUT, batch_size))
     n_rows = max([*rows_of_steps, n_at_once])
     gathered = gathered_bytes(data, n_rows, row_bytes) if passes else 0
     of_passes = [sum(needs[p] for p in part) for part in passes]
