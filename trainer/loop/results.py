@@ -90,7 +90,8 @@ def close_bank(
     every point of a bank."""
     banks = {"best": trainer.bank.with_tensors(trainer.best), "last": trainer.averaged}
     batch_size = sweep.base.trainer.batch_size
-    data = sweep.data.as_predicted(sweep.base.trainer.use_amp)
+    # in turn: the plan has room for the activations of one of them
+    data = replace(sweep.data.as_predicted(sweep.base.trainer.use_amp), side_by_side=False)
     # both banks of a view in one pass over its rows
     by_view = []
     for view in sweep.views:
