@@ -97,7 +97,7 @@ class Pass:
                 # closed here: an error's traceback would keep the iterator, and its decoding
                 # threads
                 decodings.append(stack.enter_context(closing(decoding)))
-            decoded = side_by_side(decodings, list(paths))
+            decoded = in_step(decodings, list(paths))
             # views of several photographs fill one batch of the backbone
             n_together = stage.n_photographs(len(self.views))
             while together := list(islice(decoded, n_together)):
@@ -181,7 +181,7 @@ def _with_rows(sha256: str, rows: Sequence[np.ndarray]) -> str:
     return hashlib.sha256(sha256.encode() + beside).hexdigest() if beside else sha256
 
 
-def side_by_side(
+def in_step(
     decodings: Sequence[Iterator[tuple[str, Decoded]]],
     image_ids: Sequence[str],
 ) -> Iterator[tuple[str, list[Decoded]]]:

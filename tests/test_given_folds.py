@@ -276,11 +276,12 @@ def test_a_row_for_each_image_and_repeat_is_read_by_the_repeats_numbers(tmp_path
     "rows, says",
     [
         (["ID000,0,0", "ID001,0,1", "ID000,1,0"], "these have none:\n  ID001 in repeat 1$"),
-        (["ID000,0,0", "ID001,0,1", "ID000,00,1"], "these have more:\n  ID000 in repeat 0$"),
+        (["ID000,0,0", "ID001,0,1", *["ID000,00,1"] * 2], "these have more:\n  ID000 in repeat 0$"),
+        ([], "no rows; expected one for each image and repeat$"),
         (["ID000,a,0", "ID001,a,1"], "repeat must be a number, 0 or more; found:\n  'a'$"),
         (["ID000,0,0", "ID001,0,"], "r00 must be a fold number.*\n  ID001: ''$"),
     ],
-    ids=["lacking", "twice", "no number", "no fold"],
+    ids=["lacking", "more than once", "none", "no number", "no fold"],
 )
 def test_rows_that_are_no_whole_repeats_are_refused(tmp_path, rows, says):
     frame = pasture(range(2))

@@ -115,7 +115,7 @@ def test_a_store_leads_to_the_page_and_an_archive_to_a_store(folder):
     assert steps("store", "info", "f.h5")["next"] == "biomass store serve f.h5"
     write_tiny(folder / "half.h5", seal=3)
     said = steps("store", "info", "half.h5")["next"]
-    assert said == "run the command that began it again to continue"
+    assert said == "to continue, run the command that began it once more"
     biomass("store", "convert", "f.h5", "--out", "a.zarr", "--codec", "zstd")
     said = steps("store", "info", "a.zarr")["next"]
     assert said == "biomass store convert a.zarr --out NAME.h5"

@@ -13,7 +13,7 @@ from commands import biomass
 
 from featurestore.photos.decode import decode
 from predictor.members.member import Member, by_spec
-from predictor.photographs import side_by_side
+from predictor.photographs import in_step
 from predictor.predictor import Predictor
 from trainer.loop.runs import RunFolder
 
@@ -149,7 +149,7 @@ def test_a_prediction_goes_on_from_what_is_kept(tmp_path, pasture, sweep):
 def test_what_is_damaged_for_one_crop_is_left_out_of_all():
     ids = list("abcde")
     decodings = [iter([(i, i + "1") for i in "abde"]), iter([(i, i + "2") for i in "acde"])]
-    found = list(side_by_side(decodings, ids))
+    found = list(in_step(decodings, ids))
     assert found == [("a", ["a1", "a2"]), ("d", ["d1", "d2"]), ("e", ["e1", "e2"])]
 
 

@@ -39,7 +39,7 @@ def store_info(path: Path | str, as_json: bool) -> None:
             following = biomass("store", "serve", path)
             if opened.n_sealed + len(opened.skipped) < opened.n_images:
                 # a store does not know which command began it: build, extend or import
-                following = "run the command that began it again to continue"
+                following = "to continue, run the command that began it once more"
         if as_json:
             click.echo(opened.to_json())
         else:

@@ -105,12 +105,11 @@ def lone_threads() -> Iterator[Pool]:
 
 
 def lone_pool(n_threads: int, n_each: int = 1) -> Pool:
-    """Threads in which torch shares out no operation.
+    """Threads in each of which torch computes with n_each threads; with one it shares out no
+    operation.
 
     Where it does, its helpers wait for each other, spinning, at the end of each: small operations
     took 100 times as long on two busy cores.
-
-    n_each : with how many threads torch computes in each of them; 1 is alone.
     """
     import torch
 

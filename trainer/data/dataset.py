@@ -49,7 +49,7 @@ class TrainingData:
     multiply: Multiply = "float32"
     """What tokens are multiplied in."""
     side_by_side: bool = False
-    """Whether the banks of a step compute at the same time, each in a thread of its own."""
+    """Whether the banks of a step compute at the same time, as many as torch has threads."""
     _encoded: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
     """Columns that heads read, as numbers, once one did."""
 
@@ -198,14 +198,13 @@ class TrainingData:
 
         shared : what it reads, of these banks.
         """
-        if not self.side_by_side:
-            for item in items:
-                work(item)
+        # whoever reads a store serves one thread: all rows must have come together before
+        read = {bank.shape.store for bank in banks if bank.kind.reads_patches}
+        if self.side_by_side and all(shared[name].tokens.gather() for name in read):
+            side_by_side(work, items)
             return
-        # rows come together here: whoever reads a store serves one thread
-        for name in {bank.shape.store for bank in banks if bank.kind.reads_patches}:
-            shared[name].tokens.gather()
-        side_by_side(work, items)
+        for item in items:
+            work(item)
 
     def _column_inputs(self, batch: Batch, banks: Collection[Bank]) -> dict[str, Tensor]:
         """(Q, B, C) each column that one of the banks reads, of each sample."""

@@ -186,6 +186,8 @@ def _warn_of_torn_copies(path: Path, folds: pd.DataFrame, frame: pd.DataFrame) -
 def _column_a_repeat(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """A table with a row for each image and repeat as image_id, r00, r01, ..., in the order of the
     repeats' numbers."""
+    if table.empty:
+        raise InputError(f"{path}: no rows; expected one for each image and repeat")
     is_number_N = table["repeat"].str.fullmatch("[0-9]{1,9}")
     if not is_number_N.all():
         found = table.loc[~is_number_N, "repeat"].unique()
@@ -197,7 +199,7 @@ def _column_a_repeat(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     if is_twice_N.any():
         raise InputError(
             f"{path}: an image must have one row in each repeat, these have more:"
-            + list_some(_images_in_repeats(table[is_twice_N].drop_duplicates()))
+            + list_some(_images_in_repeats(table[is_twice_N]))
         )
 
     fold_NR = table.pivot(index="image_id", columns="repeat", values="fold")
@@ -213,7 +215,7 @@ def _column_a_repeat(path: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _images_in_repeats(rows: pd.DataFrame) -> list[str]:
-    pairs = rows[["image_id", "repeat"]].to_numpy()
+    pairs = rows[["image_id", "repeat"]].drop_duplicates().to_numpy()
     return [f"{image_id} in repeat {repeat}" for image_id, repeat in pairs]
 
 

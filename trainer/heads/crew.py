@@ -1,4 +1,4 @@
-"""Threads that work on rows side by side, each computing alone.
+"""Threads that work side by side: on rows, each computing alone, and on banks.
 
 Where torch splits every small product over all cores, each waits for the slowest at its end: beside
 one busy process a full-size step of two threads took 4.1 times as long, and 1.6 times where threads
@@ -8,7 +8,7 @@ take row after row and wait for nobody (benchmarks/bench_step.py).
 import functools
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 import torch
@@ -35,7 +35,7 @@ def spread(work: Callable[[Item], None], items: Iterable[Item]) -> None:
         return
 
     in_mode = _in_mode(work, is_recorded=False)
-    crew = _crew(n_threads)
+    crew = _crew(n_threads, 1)
     handed: deque[Future] = deque()
     try:
         for item in items:
@@ -44,16 +44,16 @@ def spread(work: Callable[[Item], None], items: Iterable[Item]) -> None:
             handed.append(crew.submit(in_mode, item))
     finally:
         # also after an exception: no thread may write into a result that is given up
-        done = [future.exception() for future in handed]
-    if failed := next(filter(None, done), None):
-        raise failed
+        _wait_for(handed)
+    for future in handed:
+        future.result()
 
 
 def side_by_side(work: Callable[[Item], None], items: Collection[Item]) -> None:
-    """Call work with all items at the same time; torch's threads are shared out evenly among them.
+    """Call work with as many items at a time as torch has threads, which are shared out evenly.
 
-    For operations too small to be shared out themselves. What work records for autograd stays with
-    the thread, as do exceptions until all are done; then the first one is raised.
+    For operations too small to be shared out themselves. What work records for autograd must be
+    used within it. The first exception, in the order of the items, is raised once all are done.
     """
     n_threads = torch.get_num_threads()
     n_crew = min(n_threads, len(items))
@@ -69,9 +69,22 @@ def side_by_side(work: Callable[[Item], None], items: Collection[Item]) -> None:
         for item in items:
             handed.append(crew.submit(in_mode, item))
     finally:
-        done = [future.exception() for future in handed]
-    if failed := next(filter(None, done), None):
-        raise failed
+        # before anybody looks at what they change, to save it say
+        _wait_for(handed)
+    for future in handed:
+        future.result()
+
+
+def _wait_for(handed: Collection[Future]) -> None:
+    """Wait until nobody works any more; a KeyboardInterrupt meanwhile is raised afterwards."""
+    interrupt = None
+    while not all(future.done() for future in handed):
+        try:
+            wait(handed)
+        except KeyboardInterrupt as err:
+            interrupt = err
+    if interrupt:
+        raise interrupt
 
 
 def _in_mode(work: Callable[[Item], None], is_recorded: bool) -> Callable[[Item], None]:
@@ -86,5 +99,5 @@ def _in_mode(work: Callable[[Item], None], is_recorded: bool) -> Callable[[Item]
 
 
 @functools.cache
-def _crew(n_threads: int, n_each: int = 1) -> Pool:
+def _crew(n_threads: int, n_each: int) -> Pool:
     return lone_pool(n_threads, n_each)

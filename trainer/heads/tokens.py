@@ -142,10 +142,13 @@ class StepTokens:
             # the product less what it was rounded to: what rounding has lost
             out_MK += torch.addmm(y_MK, w_MN, x_NK, beta=-1)
 
-    def gather(self) -> None:
-        """Gather rows now that would be at the first product."""
-        if self.is_gathered:
-            self._first_tiles  # noqa: B018
+    def gather(self) -> bool:
+        """Gather all rows now, and not at the first product; False where they do not come together
+        in one buffer."""
+        if not self.is_gathered or len(self) > self._n_most:
+            return False
+        self._first_tiles  # noqa: B018
+        return True
 
     @cached_property
     def is_gathered(self) -> bool:

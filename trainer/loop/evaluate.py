@@ -169,8 +169,8 @@ def pooled_score(
     prediction_RNK: np.ndarray,
     splits: Sequence[Split],
 ) -> float | np.ndarray:
-    """(...) of (..., R, N, K) predictions the mean over repeats alone, `Scores.mean`, for every
-    epoch of every point."""
+    """(...) scores of (..., R, N, K) predictions: `Scores.mean` alone, for every epoch of every
+    point."""
     truth_RNK = held_out_truth(truth_NK, prediction_RNK, splits)
     return np.mean(by(truth_RNK, prediction_RNK), -1)
 
@@ -182,7 +182,7 @@ def held_out_truth(
 ) -> np.ndarray:
     """(R, N, K) truth, NaN where a repeat's splits do not hold the image out.
 
-    prediction_RNK : (..., R, N, K), of which the sizes alone are used.
+    prediction_RNK : (..., R, N, K); only its shape is used.
     """
     truth_RNK = np.full(prediction_RNK.shape[-3:], np.nan)
     for s in splits:
