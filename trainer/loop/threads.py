@@ -24,12 +24,12 @@ def choose_side_by_side(data: TrainingData, points: Sequence[PointConfig]) -> bo
     the small operations; products of large rows keep all threads busy."""
     if data.device.type != "cpu":
         return False
-    row_bytes = [0]
     for name in patch_stores(points):
         tokens = data.tokens[name]
         row_TPD = tokens.n_tiles, tokens.n_patches, tokens.width
-        row_bytes.append(math.prod(row_TPD) * data.dtype.itemsize)
-    return max(row_bytes) <= SMALL_BYTES
+        if math.prod(row_TPD) * data.dtype.itemsize > SMALL_BYTES:
+            return False
+    return True
 
 
 def begun_side_by_side(plan: Mapping[str, Any], file: Path) -> bool:
